@@ -95,17 +95,20 @@ pub async fn copy_lines(stream: impl AsyncRead + Unpin, mut take: impl FnMut(&st
     }
 }
 
-/// The processes of a run whose name or component matches `wanted`, in the order of the logs folder.
-pub fn matching(folder: &RunFolder, wanted: &str) -> Vec<String> {
+/// Every process of a run that has a log, by name.
+pub fn all(folder: &RunFolder) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder.logs()) else { return Vec::new() };
-    let wanted = wanted.to_lowercase();
-    let mut names: Vec<String> = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log").map(str::to_owned))
-        .filter(|name| *name == wanted || name.rsplit_once('-').is_some_and(|(component, _)| component == wanted))
-        .collect();
+    let name = |entry: std::fs::DirEntry| entry.file_name().to_str()?.strip_suffix(".log").map(str::to_owned);
+    let mut names: Vec<String> = entries.flatten().filter_map(name).collect();
     names.sort();
     names
+}
+
+/// Those whose name or component is `wanted`; case does not count.
+pub fn matching(folder: &RunFolder, wanted: &str) -> Vec<String> {
+    let wanted = wanted.to_lowercase();
+    let component = |name: &str| name.rsplit_once('-').map(|(component, _)| component.to_owned());
+    all(folder).into_iter().filter(|name| *name == wanted || component(name).as_ref() == Some(&wanted)).collect()
 }
 
 /// The last `count` lines of a log.

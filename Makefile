@@ -1,0 +1,37 @@
+# Busbar: from a laptop to a verified LLM endpoint. `make up` and `make test` each work alone on a fresh machine.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+CARGO := cargo
+BUSBAR := $(or $(CARGO_TARGET_DIR),target)/release/busbar
+
+.PHONY: help up build packages test lint bench e2e-smoke reference fuzz
+
+help: ## Show this list.
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 20
+
+up: build ## Build, fetch a small real model, start a frontend and two workers, print the endpoint.
+	@$(BUSBAR) up
+
+build: packages ## Build the binary (release; the first time takes some minutes).
+	@tests-env/build.sh
+
+packages:
+	@tests-env/packages.sh build
+
+test: packages ## Unit tests up to real peers: stock ai-dynamo, the OpenAI client, Chromium, a real model.
+	@tests-env/test.sh
+
+lint: packages ## Format, clippy, tidy, licences and sources.
+	@tests-env/lint.sh
+
+e2e-smoke: build ## Journey 1 with a new HOME: up, a real answer, a killed worker, down.
+	@tests-env/journey.sh
+
+bench: build ## Measure: engine, frontend, start-up, against the bare library and stock Dynamo.
+	@bench/run.sh
+
+fuzz: ## Run every fuzz target for a minute each (needs cargo-fuzz and a nightly toolchain).
+	@tests-env/fuzz.sh
+
+reference: build ## Write the generated pages of docs/reference.
+	@$(BUSBAR) reference docs/reference

@@ -1,0 +1,38 @@
+//! One file a verb.
+
+mod down;
+pub(crate) mod frontend;
+mod keys;
+mod logs;
+mod model;
+mod reference;
+mod status;
+mod up;
+pub(crate) mod worker;
+
+use crate::cli::{Cli, Command, KeysCommand, ModelCommand};
+use crate::report::Failure;
+
+/// Runs a parsed command line.
+pub(crate) fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let output = cli.output;
+    match cli.command {
+        Command::Up(flags) => up::run(flags, output),
+        Command::Status(select) => status::run(&select, output),
+        Command::Logs(flags) => logs::run(&flags),
+        Command::Down(select) => down::run(&select, output),
+        Command::Model(ModelCommand::Fetch { model }) => model::fetch(model.as_deref(), output),
+        Command::Keys(KeysCommand::Add { name, file }) => keys::add(&name, &file, output),
+        Command::Frontend(flags) => frontend::run(*flags),
+        Command::Worker(flags) => worker::run(*flags, &[], None),
+        Command::Reference { folder } => reference::write(&folder),
+    }
+}
+
+/// A runtime for one command. Worker threads: one a core, as tokio takes them.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new("start the runtime").cause(error.to_string()))
+}

@@ -1,0 +1,240 @@
+//! `busbar worker`, and `python3 -m dynamo.vllm|mocker` of a manifest.
+
+use super::model::{bring, engine_kind, engine_word};
+use super::runtime;
+use crate::cli::{self, Command};
+use crate::flags::manifest;
+use crate::flags::worker::{EngineChoice, WorkerFlags};
+use crate::progress::Progress;
+use crate::report::Failure;
+use crate::{folders, logging, shutdown};
+use ::runtime::discovery::Discovery;
+use ::runtime::request_plane::RequestServerConfig;
+use ::runtime::system_server::SystemServerConfig;
+use ::worker::card::ServedModel;
+use ::worker::engine::{StartedEngine, mock, vllm};
+use ::worker::model::{EngineKind, LocalModel, plain_tokens};
+use ::worker::{Worker, WorkerConfig, WorkerError};
+use graph::argv::Module;
+use protocol::ids::EndpointId;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// One token of a real engine that the mock imitates at speed 1, as Dynamo's mocker takes it (measured on 1.6.1).
+const MOCK_TOKEN_MS: f64 = 5.7;
+
+/// What a worker's command line says: ours, and what belongs to vLLM.
+pub(crate) struct WorkerArgs {
+    /// Our flags.
+    pub(crate) flags: WorkerFlags,
+    /// Flags that are not ours, in order.
+    pub(crate) passthrough: Vec<String>,
+}
+
+/// Reads a manifest's arguments; `module` is what they were given to.
+pub(crate) fn read_manifest(module: Module, args: &[String]) -> Result<WorkerArgs, Failure> {
+    let mut read = read(args, true)?;
+    if module == Module::Mocker && read.flags.engine.is_none() {
+        read.flags.engine = Some(EngineChoice::Mock);
+    }
+    Ok(read)
+}
+
+fn read(args: &[String], environment_wins: bool) -> Result<WorkerArgs, Failure> {
+    let command = cli::command();
+    let own = command.find_subcommand("worker").expect("`worker` is one of our commands");
+    let args: Vec<String> = args.iter().filter(|arg| *arg != "--").cloned().collect();
+    let split = manifest::split(own, &args, environment_wins);
+    let words = ["busbar", "worker"].map(str::to_owned).into_iter().chain(split.known).collect::<Vec<_>>();
+    match cli::parse(&words)?.command {
+        Command::Worker(flags) => Ok(WorkerArgs { flags: *flags, passthrough: split.unknown }),
+        _ => unreachable!("the words begin with `worker`"),
+    }
+}
+
+/// Runs with the arguments of a manifest, below the environment in rank.
+pub(crate) fn from_manifest(module: Module, args: &[String]) -> Result<(), Failure> {
+    let read = read_manifest(module, args)?;
+    run(read.flags, &read.passthrough, Some(module))
+}
+
+/// Runs `busbar worker …` as typed.
+pub(crate) fn from_command_line(args: &[String]) -> Result<(), Failure> {
+    let read = read(args, false)?;
+    run(read.flags, &read.passthrough, None)
+}
+
+/// Serves until told to stop.
+pub(crate) fn run(flags: WorkerFlags, passthrough: &[String], manifest: Option<Module>) -> Result<(), Failure> {
+    logging::start();
+    let kind = engine_kind(flags.engine.unwrap_or(EngineChoice::Auto));
+    if kind != EngineKind::Vllm && !passthrough.is_empty() {
+        let words = passthrough.join(" ");
+        if manifest.is_none() {
+            return Err(Failure::new(format!("`{words}` is not for the {} engine", engine_word(kind)))
+                .remedy("remove it, or use --engine vllm; `busbar worker --help` lists the flags")
+                .permanent());
+        }
+        tracing::warn!(flags = words, engine = engine_word(kind), "flags of the manifest that this engine does not have");
+    }
+    runtime()?.block_on(async {
+        let shutdown = shutdown::listen().map_err(|error| Failure::new("listen for signals").cause(error.to_string()))?;
+        let folder = folders::discovery();
+        let discovery = Discovery::file(folder.clone()).await.map_err(|error| {
+            Failure::new(format!("open the discovery folder {}", folder.display()))
+                .chain(&error)
+                .remedy("give access to it, or set DYN_FILE_KV to another folder")
+        })?;
+        let progress = Arc::new(Mutex::new(Progress::new(false)));
+        let model = bring(flags.model.as_deref(), kind, &progress).await?;
+        let mut workers = Vec::new();
+        let count = if kind == EngineKind::Mock { flags.mock.num_workers } else { 1 };
+        for index in 0..count {
+            let started = start_engine(kind, &flags, &model, passthrough).await?;
+            let config = worker_config(&flags, index)?;
+            let served = served_model(&flags, &model);
+            let worker = Worker::start(config, started, served, discovery.member()).await.map_err(|e| failed(&e))?;
+            tracing::info!(
+                instance = %worker.instance_id(), address = worker.request_address(), engine = engine_word(kind),
+                model = flags.served_model_name.as_deref().unwrap_or(&model.served_name), "worker serves"
+            );
+            workers.push(worker);
+        }
+        let tasks = workers.into_iter().map(|worker| worker.run_until(shutdown.first.clone()));
+        let all = futures::future::try_join_all(tasks);
+        tokio::select! {
+            ended = all => ended.map(|_| ()).map_err(|error| failed(&error)),
+            () = shutdown.second.cancelled() => Ok(()),
+        }
+    })
+}
+
+fn failed(error: &WorkerError) -> Failure {
+    Failure::new("run the worker").chain(error)
+}
+
+fn served_model(flags: &WorkerFlags, model: &LocalModel) -> ServedModel {
+    let name = flags.served_model_name.clone().unwrap_or_else(|| model.served_name.clone());
+    let mut served = ServedModel::new(name, &model.hf_folder);
+    served.migration_limit = flags.migration_limit;
+    served.chat_template = flags.custom_jinja_template.clone();
+    served
+}
+
+fn worker_config(flags: &WorkerFlags, index: u32) -> Result<WorkerConfig, Failure> {
+    let endpoint = match &flags.endpoint {
+        None => EndpointId::new(&flags.namespace, "backend", "generate"),
+        Some(text) => EndpointId::parse(text).ok_or_else(|| {
+            Failure::new(format!("`{text}` is no endpoint"))
+                .remedy("write dyn://NAMESPACE.COMPONENT.NAME, such as dyn://dynamo.backend.generate")
+                .permanent()
+        })?,
+    };
+    let local = ::runtime::local_host().to_string();
+    let mut config = WorkerConfig { endpoint, ..WorkerConfig::default() };
+    config.request_server = RequestServerConfig {
+        host: flags.tcp_host.clone().unwrap_or_else(|| "0.0.0.0".into()),
+        // Several workers of one process each need a port of their own.
+        port: if index == 0 { flags.tcp_port } else { 0 },
+        advertise_host: Some(flags.tcp_host.clone().unwrap_or_else(|| local.clone())),
+        ..RequestServerConfig::default()
+    };
+    config.event_host = flags.event_host.clone().unwrap_or_else(|| "0.0.0.0".into());
+    config.event_advertise_host = Some(flags.event_host.clone().unwrap_or(local));
+    // As with stock workers, one process has one system port: its first worker's.
+    config.system = u16::try_from(flags.system_port)
+        .ok()
+        .filter(|_| index == 0)
+        .map(|port| SystemServerConfig { host: flags.system_host.clone(), port });
+    config.drain_timeout = Duration::from_secs(flags.drain_timeout_secs);
+    Ok(config)
+}
+
+async fn start_engine(
+    kind: EngineKind,
+    flags: &WorkerFlags,
+    model: &LocalModel,
+    passthrough: &[String],
+) -> Result<StartedEngine, Failure> {
+    match kind {
+        EngineKind::Mock => start_mock(flags, model),
+        EngineKind::Embedded => start_embedded(flags, model).await,
+        EngineKind::Vllm => start_vllm(flags, model, passthrough).await,
+    }
+}
+
+fn start_mock(flags: &WorkerFlags, model: &LocalModel) -> Result<StartedEngine, Failure> {
+    let tokens = match flags.model {
+        // Letters and spaces of the byte model.
+        None => vec![97..=122, 32..=32],
+        Some(_) => plain_tokens(&model.hf_folder).map_err(|e| Failure::new(e.to_string()).remedy(e.remedy()).permanent())?,
+    };
+    let limits = &flags.limits;
+    let ratio = flags.mock.speedup_ratio;
+    let defaults = mock::MockConfig::default();
+    let config = mock::MockConfig {
+        block_size: limits.block_size.unwrap_or(defaults.block_size),
+        total_kv_blocks: limits.num_gpu_blocks_override.unwrap_or(defaults.total_kv_blocks),
+        max_num_seqs: limits.max_num_seqs.unwrap_or(defaults.max_num_seqs),
+        max_num_batched_tokens: limits.max_num_batched_tokens.unwrap_or(defaults.max_num_batched_tokens),
+        context_length: limits.max_model_len.unwrap_or(model.context_length),
+        seed: flags.mock.mock_seed,
+        tokens,
+        token_interval: if ratio > 0.0 { Duration::from_secs_f64(MOCK_TOKEN_MS / 1e3 / ratio) } else { Duration::ZERO },
+        ..defaults
+    };
+    mock::start(config).map_err(|error| Failure::new("start the mock engine").chain(&error).permanent())
+}
+
+#[cfg(feature = "engine-llama")]
+async fn start_embedded(flags: &WorkerFlags, model: &LocalModel) -> Result<StartedEngine, Failure> {
+    use ::worker::engine::embedded::{self, EmbeddedConfig};
+    let gguf = model.gguf.clone().ok_or_else(|| {
+        Failure::new("start the embedded engine").cause("the model has no GGUF file").remedy("give --model FILE.gguf").permanent()
+    })?;
+    let limits = &flags.limits;
+    let mut config = EmbeddedConfig::of(gguf);
+    config.context_length = limits.max_model_len;
+    config.kv_pool_tokens = limits.num_gpu_blocks_override.map(|blocks| {
+        blocks.saturating_mul(limits.block_size.unwrap_or(embedded::config::DEFAULT_BLOCK_SIZE))
+    });
+    config.max_num_seqs = limits.max_num_seqs;
+    config.max_num_batched_tokens = limits.max_num_batched_tokens;
+    config.block_size = limits.block_size;
+    config.prefill_chunk = flags.embedded.prefill_chunk;
+    config.threads = flags.embedded.threads;
+    config.n_gpu_layers = flags.embedded.gpu_layers;
+    let started = tokio::task::spawn_blocking(move || embedded::start(config))
+        .await
+        .map_err(|error| Failure::new("start the embedded engine").cause(error.to_string()))?;
+    started.map_err(|error| Failure::new("start the embedded engine").chain(&error).permanent())
+}
+
+#[cfg(not(feature = "engine-llama"))]
+async fn start_embedded(_: &WorkerFlags, _: &LocalModel) -> Result<StartedEngine, Failure> {
+    Err(Failure::new("start the embedded engine")
+        .cause("this binary was built without it")
+        .remedy("build with the feature engine-llama, or use --engine mock or vllm")
+        .permanent())
+}
+
+async fn start_vllm(flags: &WorkerFlags, model: &LocalModel, passthrough: &[String]) -> Result<StartedEngine, Failure> {
+    let failed = |error: vllm::VllmError| Failure::new("start vLLM").chain(&error);
+    if let Some(url) = &flags.vllm.attach {
+        return vllm::attach(vllm::AttachConfig::new(url)).await.map_err(failed);
+    }
+    let mut config = vllm::SpawnConfig::new(model.hf_folder.to_string_lossy());
+    config.arguments = passthrough.to_vec();
+    // Our own names for vLLM's limits were taken out of its command line: they go back in.
+    let limits = &flags.limits;
+    for (flag, value) in [
+        ("--max-model-len", limits.max_model_len),
+        ("--block-size", limits.block_size),
+        ("--num-gpu-blocks-override", limits.num_gpu_blocks_override),
+        ("--max-num-seqs", limits.max_num_seqs),
+        ("--max-num-batched-tokens", limits.max_num_batched_tokens),
+    ] {
+        config.arguments.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value.to_string()]));
+    }
+    vllm::spawn(config).await.map_err(failed)
+}

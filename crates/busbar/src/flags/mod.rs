@@ -1,0 +1,5 @@
+//! Flags of the processes: what is written, and what is meant.
+
+pub(crate) mod frontend;
+pub(crate) mod manifest;
+pub(crate) mod worker;

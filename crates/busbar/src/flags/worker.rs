@@ -1,0 +1,138 @@
+//! Flags of a worker: those of `dynamo.vllm` and `dynamo.mocker` that apply, and ours.
+
+use clap::{Args, ValueEnum};
+use std::num::NonZeroU32;
+
+/// Which engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EngineChoice {
+    /// vLLM where a GPU and vLLM are, else the embedded engine.
+    Auto,
+    /// llama.cpp in this process.
+    Embedded,
+    /// A stock vLLM beside this process.
+    Vllm,
+    /// Deterministic tokens without a model.
+    Mock,
+}
+
+/// Flags of `busbar worker`, `python3 -m dynamo.vllm` and `python3 -m dynamo.mocker`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct WorkerFlags {
+    /// Engine that makes the tokens; mock under dynamo.mocker, auto elsewhere.
+    #[arg(long, env = "BUSBAR_ENGINE", value_enum)]
+    pub(crate) engine: Option<EngineChoice>,
+    /// FILE.gguf, a folder in Hugging Face layout, hf:OWNER/NAME, or smollm2.
+    #[arg(long, env = "BUSBAR_MODEL", visible_alias = "model-path")]
+    pub(crate) model: Option<String>,
+    /// Name that clients ask for.
+    #[arg(long, env = "BUSBAR_MODEL_NAME", visible_alias = "model-name")]
+    pub(crate) served_model_name: Option<String>,
+    /// Dynamo namespace.
+    #[arg(long, env = "DYN_NAMESPACE", default_value = "dynamo")]
+    pub(crate) namespace: String,
+    /// Endpoint to serve, dyn://NAMESPACE.COMPONENT.NAME.
+    #[arg(long, env = "DYN_ENDPOINT")]
+    pub(crate) endpoint: Option<String>,
+    /// Where this worker is announced; `file` is a folder on this machine (DYN_FILE_KV).
+    #[arg(long, env = "DYN_DISCOVERY_BACKEND", default_value = "file", value_parser = ["file"])]
+    pub(crate) discovery_backend: String,
+    /// How requests travel.
+    #[arg(long, env = "DYN_REQUEST_PLANE", default_value = "tcp", value_parser = ["tcp"])]
+    request_plane: String,
+    /// How events travel.
+    #[arg(long, env = "DYN_EVENT_PLANE", default_value = "zmq", value_parser = ["zmq"])]
+    event_plane: String,
+    /// Address on which requests are taken; all when absent.
+    #[arg(long, env = "DYN_TCP_RPC_HOST")]
+    pub(crate) tcp_host: Option<String>,
+    /// Port on which requests are taken; 0 is any.
+    #[arg(long, env = "DYN_TCP_RPC_PORT", default_value_t = 0)]
+    pub(crate) tcp_port: u16,
+    /// Address on which events are published; all when absent.
+    #[arg(long, env = "DYN_EVENT_PLANE_HOST")]
+    pub(crate) event_host: Option<String>,
+    /// Port of /health, /live and /metrics; 0 is any, -1 is off.
+    #[arg(long, env = "DYN_SYSTEM_PORT", default_value_t = -1, allow_negative_numbers = true)]
+    pub(crate) system_port: i32,
+    /// Address of that port.
+    #[arg(long, env = "DYN_SYSTEM_HOST", default_value = "0.0.0.0")]
+    pub(crate) system_host: String,
+    /// How often a broken stream of this model may go on at another worker.
+    #[arg(long, env = "DYN_MIGRATION_LIMIT", default_value_t = worker::card::DEFAULT_MIGRATION_LIMIT)]
+    pub(crate) migration_limit: u32,
+    /// Jinja file to use in place of the model's chat template.
+    #[arg(long, value_name = "FILE", env = "DYN_CUSTOM_JINJA_TEMPLATE")]
+    pub(crate) custom_jinja_template: Option<std::path::PathBuf>,
+    /// How long running streams may finish at shutdown, seconds.
+    #[arg(long, env = "DYN_WORKER_GRACEFUL_SHUTDOWN_TIMEOUT", default_value_t = 8)]
+    pub(crate) drain_timeout_secs: u64,
+    #[command(flatten)]
+    pub(crate) limits: EngineLimits,
+    #[command(flatten)]
+    pub(crate) embedded: EmbeddedFlags,
+    #[command(flatten)]
+    pub(crate) mock: MockFlags,
+    #[command(flatten)]
+    pub(crate) vllm: VllmFlags,
+}
+
+/// Limits that every engine has, by vLLM's names.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Limits of the engine")]
+pub(crate) struct EngineLimits {
+    /// Most tokens of prompt and answer together.
+    #[arg(long, env = "BUSBAR_MAX_MODEL_LEN")]
+    pub(crate) max_model_len: Option<u32>,
+    /// Tokens per KV block.
+    #[arg(long, env = "BUSBAR_BLOCK_SIZE")]
+    pub(crate) block_size: Option<u32>,
+    /// KV blocks in all.
+    #[arg(long, env = "BUSBAR_NUM_GPU_BLOCKS")]
+    pub(crate) num_gpu_blocks_override: Option<u32>,
+    /// Sequences at once.
+    #[arg(long, env = "BUSBAR_MAX_NUM_SEQS")]
+    pub(crate) max_num_seqs: Option<u32>,
+    /// Tokens a step.
+    #[arg(long, env = "BUSBAR_MAX_NUM_BATCHED_TOKENS")]
+    pub(crate) max_num_batched_tokens: Option<u32>,
+}
+
+/// The embedded engine alone.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Embedded engine")]
+pub(crate) struct EmbeddedFlags {
+    /// CPU threads; every core when absent. Several workers on one machine must share the cores.
+    #[arg(long, env = "BUSBAR_ENGINE_THREADS")]
+    pub(crate) threads: Option<NonZeroU32>,
+    /// Layers on the GPU; needs a build with the feature cuda or vulkan.
+    #[arg(long, env = "BUSBAR_GPU_LAYERS")]
+    pub(crate) gpu_layers: Option<u32>,
+    /// Prompt tokens of one step while other answers are being made: bounds how long they stall.
+    #[arg(long, env = "BUSBAR_PREFILL_CHUNK")]
+    pub(crate) prefill_chunk: Option<u32>,
+}
+
+/// The mock engine alone.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Mock engine")]
+pub(crate) struct MockFlags {
+    /// How much faster than a real engine (5.7 ms a token); 0 is as fast as possible.
+    #[arg(long, env = "BUSBAR_MOCK_SPEEDUP_RATIO", default_value_t = 1.0)]
+    pub(crate) speedup_ratio: f64,
+    /// Workers in this process.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) num_workers: u32,
+    /// Seed of the tokens: equal seeds give equal answers at every worker.
+    #[arg(long, env = "BUSBAR_MOCK_SEED", default_value_t = 0)]
+    pub(crate) mock_seed: u64,
+}
+
+/// vLLM alone.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "vLLM")]
+pub(crate) struct VllmFlags {
+    /// Use a vLLM that runs already, at this URL, in place of starting one.
+    #[arg(long, value_name = "URL", env = "BUSBAR_VLLM_URL")]
+    pub(crate) attach: Option<String>,
+}

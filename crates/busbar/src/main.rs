@@ -1,0 +1,48 @@
+//! The door: flags, configuration, logging, one printer of errors, exit codes.
+//!
+//! **Invariant:** every decision is somebody else's. The door reads what the user wrote (flags, environment, files),
+//! hands it down as values, and prints what comes back; nothing imports it.
+//!
+//! The same binary answers to `python3 -m dynamo.frontend|vllm|mocker` and to `/bin/sh -c "…"` of those lines, so that
+//! a manifest's own command starts it. Start with [`cli`]; each verb has a file in [`commands`].
+
+mod cli;
+mod commands;
+mod flags;
+mod folders;
+mod logging;
+mod progress;
+mod report;
+mod shutdown;
+
+use graph::argv::{self, Module};
+use report::Failure;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let argv: Vec<String> = std::env::args().collect();
+    match run(&argv) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report::print(&failure, report::wants_json(&argv));
+            ExitCode::from(failure.exit_code)
+        }
+    }
+}
+
+fn run(argv: &[String]) -> Result<(), Failure> {
+    let name = argv.first().map_or("", |program| program.rsplit('/').next().unwrap_or(program));
+    // Under a manifest's own command line we are one of its processes, and the environment outranks its arguments.
+    if matches!(name, "python3" | "python" | "sh" | "bash") {
+        let launch = argv::recognise(argv)
+            .map_err(|error| Failure::new("read the command line").cause(error.to_string()).remedy(argv::SHAPES))?;
+        return match launch.module {
+            Module::Frontend => commands::frontend::from_manifest(&launch.args),
+            module => commands::worker::from_manifest(module, &launch.args),
+        };
+    }
+    if argv.get(1).is_some_and(|verb| verb == "worker") {
+        return commands::worker::from_command_line(&argv[2..]);
+    }
+    commands::dispatch(cli::parse(argv)?)
+}

@@ -1,0 +1,189 @@
+//! From a lowered request to a running stream on one worker: choose, book, send. What fails is told of the worker.
+
+use crate::health::Fault;
+use crate::metrics::{Histogram, Metrics};
+use crate::models::ServedModel;
+use crate::status::{Route, RouteBoard};
+use crate::workers::{Ask, Booked, Chosen, WorkerSet};
+use protocol::discovery::{EndpointRecord, RequestTransport};
+use protocol::ids::InstanceId;
+use protocol::request::PreprocessedRequest;
+use protocol::space::Space;
+use router::{Prompt, SelectError};
+use runtime::request_plane::{ErrorClass, RequestClient, RequestError, ResponseStream};
+use runtime::tasks::Tasks;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Waits of a probe between two tries to reach a lost worker.
+const PROBE_FIRST: Duration = Duration::from_millis(100);
+const PROBE_MAX: Duration = Duration::from_secs(5);
+/// Longest time for one probe's connection.
+const PROBE_CONNECT: Duration = Duration::from_secs(2);
+
+/// Chooses, books and sends for every request of this frontend.
+pub(crate) struct Dispatcher {
+    client: RequestClient,
+    metrics: Arc<Metrics>,
+    board: Arc<RouteBoard>,
+    probes: Tasks,
+    route_seconds: Histogram,
+    roundtrip_seconds: Histogram,
+    hashing_ms: Histogram,
+    scheduling_ms: Histogram,
+    total_ms: Histogram,
+}
+
+/// A stream that runs on a worker, with its booking.
+pub(crate) struct Live {
+    pub(crate) stream: ResponseStream,
+    pub(crate) booking: Booked,
+    /// Share of the prompt's tokens that the router expected in the worker's cache.
+    pub(crate) hit_rate: f64,
+}
+
+/// Why there is no stream, or no more.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// No worker can be chosen.
+    #[error("no worker: {0}")]
+    Unplaced(SelectError),
+    /// A worker failed or refused.
+    #[error("worker {worker}: {error}")]
+    Worker { worker: InstanceId, error: RequestError },
+}
+
+/// One attempt.
+pub(crate) struct Attempt<'a> {
+    pub(crate) request_id: &'a str,
+    /// Which attempt of this request it is, from 1.
+    pub(crate) number: u32,
+    pub(crate) avoid: &'a [InstanceId],
+    /// Wait before a worker that failed this request is asked again, because there is no other.
+    pub(crate) wait_if_again: Duration,
+    /// Longest wait for the worker to take the request.
+    pub(crate) timeout: Duration,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(client: RequestClient, metrics: Arc<Metrics>, board: Arc<RouteBoard>) -> Arc<Self> {
+        let router_id = metrics.router_id.to_string();
+        let router_id = [router_id.as_str()];
+        Arc::new(Self {
+            client,
+            board,
+            probes: Tasks::new(),
+            route_seconds: metrics.stage_duration.with(&["route"]),
+            roundtrip_seconds: metrics.stage_duration.with(&["transport_roundtrip"]),
+            hashing_ms: metrics.router_overhead_hashing_ms.with(&router_id),
+            scheduling_ms: metrics.router_overhead_scheduling_ms.with(&router_id),
+            total_ms: metrics.router_overhead_total_ms.with(&router_id),
+            metrics,
+        })
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Sends `request` to a chosen worker. Dropping the future frees the booking and cancels the worker.
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        model: &ServedModel,
+        request: &mut PreprocessedRequest,
+        attempt: &Attempt<'_>,
+    ) -> Result<Live, Failure> {
+        let chosen = self.place(model, request, attempt).map_err(Failure::Unplaced)?;
+        if chosen.again {
+            tokio::time::sleep(attempt.wait_if_again).await;
+        }
+        let worker = chosen.placement.worker;
+        request.routing.get_or_insert_default().dp_rank = Some(worker.dp_rank);
+        let sent = Instant::now();
+        let send = self.client.send(&chosen.endpoint, attempt.request_id, &*request);
+        let result = tokio::time::timeout(attempt.timeout, send).await.unwrap_or_else(|_| Err(silent(attempt.timeout)));
+        match result {
+            Ok(stream) => {
+                self.roundtrip_seconds.observe(sent.elapsed().as_secs_f64());
+                let hit_rate = chosen.placement.cached_tokens as f64 / request.token_ids.len().max(1) as f64;
+                Ok(Live { stream, booking: chosen.booking, hit_rate })
+            }
+            Err(error) => Err(Failure::Worker { worker: worker.worker_id, error }),
+        }
+    }
+
+    fn place(
+        &self,
+        model: &ServedModel,
+        request: &PreprocessedRequest,
+        attempt: &Attempt<'_>,
+    ) -> Result<Chosen, SelectError> {
+        let start = Instant::now();
+        let routing = request.routing.as_ref();
+        let prompt = Prompt::new(&request.token_ids, model.workers.block_size, &Space::of(routing));
+        let hashed = Instant::now();
+        let pin = |worker_id: u64| router::select::Pin {
+            worker_id: InstanceId(worker_id),
+            dp_rank: routing.and_then(|routing| routing.dp_rank),
+        };
+        // A pin that failed is no longer obeyed: the client asked for an answer first, for a place second.
+        let pinned = routing.and_then(|routing| routing.backend_instance_id).filter(|_| attempt.number == 1).map(pin);
+        let allowed = routing.and_then(|routing| routing.allowed_worker_ids.as_deref());
+        let ask = Ask { request_id: attempt.request_id, prompt: &prompt, allowed, pinned, avoid: attempt.avoid };
+        let chosen = model.workers.choose(&ask);
+        let end = Instant::now();
+        let milliseconds = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1e3;
+        self.hashing_ms.observe(milliseconds(start, hashed));
+        self.scheduling_ms.observe(milliseconds(hashed, end));
+        self.total_ms.observe(milliseconds(start, end));
+        self.route_seconds.observe((end - start).as_secs_f64());
+        let chosen = chosen?;
+        self.board.record(Route::new(model, attempt.request_id, attempt.number, prompt.tokens, &chosen.placement));
+        Ok(chosen)
+    }
+
+    /// Tells the worker set of a failure; a lost worker is probed until it accepts a connection or leaves discovery.
+    pub(crate) fn note_failure(&self, workers: &Arc<WorkerSet>, worker: InstanceId, error: &RequestError) {
+        let fault = match error.class {
+            ErrorClass::CannotConnect | ErrorClass::Disconnected | ErrorClass::StreamIncomplete => Fault::Lost,
+            ErrorClass::ConnectionTimeout
+            | ErrorClass::ResponseTimeout
+            | ErrorClass::EngineShutdown
+            | ErrorClass::WorkerUnavailable => Fault::Failing,
+            // A full worker is well, and a refusal is the request's own fault.
+            _ => return,
+        };
+        tracing::warn!(worker_id = %worker, model = workers.model, %error, "a worker failed a request");
+        if workers.fault(worker, fault) {
+            self.probes.spawn("probe a lost worker", probe(workers.clone(), worker));
+        }
+    }
+}
+
+fn silent(timeout: Duration) -> RequestError {
+    RequestError::new(ErrorClass::ResponseTimeout, format!("the worker said nothing for {} s", timeout.as_secs()))
+}
+
+/// Tries to connect until it works; then the worker may be chosen again.
+async fn probe(workers: Arc<WorkerSet>, worker: InstanceId) {
+    let mut wait = PROBE_FIRST;
+    loop {
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(PROBE_MAX);
+        let Some(endpoint) = workers.endpoint(worker) else { return };
+        let Some(address) = tcp_address(&endpoint) else { return };
+        let connect = tokio::net::TcpStream::connect(address);
+        if matches!(tokio::time::timeout(PROBE_CONNECT, connect).await, Ok(Ok(_))) {
+            tracing::info!(worker_id = %worker, model = workers.model, "a lost worker accepts connections again");
+            workers.recovered(worker);
+            return;
+        }
+    }
+}
+
+fn tcp_address(endpoint: &EndpointRecord) -> Option<&str> {
+    match &endpoint.transport {
+        RequestTransport::Tcp(target) => Some(target.split_once('/').map_or(target.as_str(), |(address, _)| address)),
+        RequestTransport::NatsTcp(_) => None,
+    }
+}

@@ -1,0 +1,151 @@
+//! What workers tell of their caches and loads, brought into the router's state.
+//!
+//! A worker's cache is followed when both its EventChannel and its EventSource are known; a worker without them is
+//! served all the same, its cache is just unknown. Load reports need only their channel.
+
+mod cache;
+mod load;
+
+use crate::metrics::Metrics;
+use crate::models::Catalog;
+use crate::workers::WorkerSet;
+use protocol::discovery::{EventChannelRecord, EventSourceRecord, EventTransport};
+use protocol::events::{KV_EVENTS, KV_METRICS};
+use protocol::ids::{InstanceId, WorkerRank};
+use runtime::request_plane::RequestClient;
+use runtime::tasks::Tasks;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+
+/// Publishers that are followed at once: two a worker rank. More are left unfollowed and logged.
+const FEEDS_MAX: usize = 4096;
+
+/// Every feed; owned by the watcher of discovery.
+pub(crate) struct Feeds {
+    client: RequestClient,
+    metrics: Arc<Metrics>,
+    catalog: Arc<Catalog>,
+    cache_wanted: bool,
+    /// By the name of the record's key, which is the same for a publisher's channel and source.
+    channels: BTreeMap<String, EventChannelRecord>,
+    sources: BTreeMap<String, EventSourceRecord>,
+    running: BTreeMap<String, Feed>,
+    refused: HashSet<String>,
+}
+
+/// One followed publisher; dropping it ends its task.
+struct Feed {
+    _tasks: Tasks,
+    endpoint: String,
+    /// Whose cache it tells; absent for load reports.
+    cache: Option<(Arc<WorkerSet>, WorkerRank)>,
+}
+
+impl Feeds {
+    /// `cache_wanted` is false for routers that do not look at caches.
+    pub(crate) fn new(client: RequestClient, metrics: Arc<Metrics>, catalog: Arc<Catalog>, cache_wanted: bool) -> Self {
+        let (channels, sources, running) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { client, metrics, catalog, cache_wanted, channels, sources, running, refused: HashSet::new() }
+    }
+
+    pub(crate) fn put_channel(&mut self, key: String, record: EventChannelRecord) {
+        if record.topic == KV_EVENTS || record.topic == KV_METRICS {
+            self.channels.insert(key, record);
+        }
+    }
+
+    pub(crate) fn remove_channel(&mut self, key: &str) {
+        self.channels.remove(key);
+        self.refused.remove(key);
+    }
+
+    pub(crate) fn put_source(&mut self, key: String, record: EventSourceRecord) {
+        if record.topic == KV_EVENTS {
+            self.sources.insert(key, record);
+        }
+    }
+
+    pub(crate) fn remove_source(&mut self, key: &str) {
+        self.sources.remove(key);
+    }
+
+    /// Starts what can be followed now and ends what cannot any more.
+    pub(crate) fn reconcile(&mut self, sets: &[Arc<WorkerSet>]) {
+        let set_of = |instance: InstanceId| sets.iter().find(|set| set.contains(instance));
+        let (channels, sources) = (&self.channels, &self.sources);
+        self.running.retain(|key, feed| {
+            let same = channels.get(key).and_then(zmq_endpoint).is_some_and(|endpoint| endpoint == feed.endpoint);
+            let alive = feed.cache.as_ref().is_none_or(|(workers, rank)| {
+                let kept = sets.iter().any(|set| Arc::ptr_eq(set, workers));
+                kept && sources.contains_key(key) && workers.contains(rank.worker_id)
+            });
+            if let (false, Some((workers, rank))) = (same && alive, &feed.cache) {
+                workers.forget_cache(*rank);
+            }
+            same && alive
+        });
+        let waiting: Vec<String> = channels.keys().filter(|key| !self.running.contains_key(*key)).cloned().collect();
+        for key in waiting {
+            let Some(channel) = self.channels.get(&key) else { continue };
+            let Some(endpoint) = zmq_endpoint(channel).map(str::to_owned) else {
+                self.refuse(&key, "only ZMQ event channels are followed yet");
+                continue;
+            };
+            let feed = match channel.topic.as_str() {
+                KV_METRICS => Some(self.load_feed(&endpoint)),
+                _ => self.cache_feed(&key, &endpoint, set_of),
+            };
+            let Some(feed) = feed else { continue };
+            if self.running.len() >= FEEDS_MAX {
+                self.refuse(&key, "too many publishers are followed already");
+                continue;
+            }
+            self.running.insert(key, feed);
+        }
+    }
+
+    fn cache_feed<'a>(
+        &self,
+        key: &str,
+        endpoint: &str,
+        set_of: impl Fn(InstanceId) -> Option<&'a Arc<WorkerSet>>,
+    ) -> Option<Feed> {
+        if !self.cache_wanted {
+            return None;
+        }
+        let source = self.sources.get(key)?;
+        let worker = source.metadata.worker;
+        let workers = set_of(worker.worker_id)?.clone();
+        let follow = cache::Follow {
+            workers: workers.clone(),
+            worker,
+            endpoint: endpoint.to_owned(),
+            recovery: source.metadata.recovery_target.clone(),
+            client: self.client.clone(),
+            counts: cache::Counts::new(&self.metrics, &source.metadata.kv_state_endpoint),
+        };
+        let tasks = Tasks::new();
+        tasks.spawn("kv events", follow.run());
+        Some(Feed { _tasks: tasks, endpoint: endpoint.to_owned(), cache: Some((workers, worker)) })
+    }
+
+    fn load_feed(&self, endpoint: &str) -> Feed {
+        let tasks = Tasks::new();
+        tasks.spawn("kv metrics", load::follow(self.catalog.clone(), endpoint.to_owned()));
+        Feed { _tasks: tasks, endpoint: endpoint.to_owned(), cache: None }
+    }
+
+    fn refuse(&mut self, key: &str, reason: &str) {
+        if self.refused.insert(key.to_owned()) {
+            tracing::warn!(channel = key, reason, "an event channel is not followed");
+        }
+    }
+}
+
+fn zmq_endpoint(channel: &EventChannelRecord) -> Option<&str> {
+    match &channel.transport {
+        EventTransport::Zmq { endpoint } => Some(endpoint),
+        EventTransport::Nats { .. } => None,
+    }
+}

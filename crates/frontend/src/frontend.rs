@@ -1,0 +1,180 @@
+//! Start and stop of a whole frontend.
+
+use crate::admission::Admission;
+use crate::config::FrontendConfig;
+use crate::dispatch::Dispatcher;
+use crate::feed::Feeds;
+use crate::keys::{ApiKeys, KeysError};
+use crate::metrics::Metrics;
+use crate::models::{Catalog, Watcher, WatcherParts};
+use crate::server::{App, Listener, ServeLimits, Surface, routes};
+use crate::status::RouteBoard;
+use router::RouterMode;
+use runtime::discovery::Discovery;
+use runtime::request_plane::{RequestClient, RequestClientConfig};
+use runtime::tasks::Tasks;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// Time for tasks to notice that they were cancelled.
+const CANCEL_GRACE: Duration = Duration::from_secs(2);
+
+/// A running frontend. Dropping it cancels everything at once; [`Frontend::shutdown`] is the gentle way.
+pub struct Frontend {
+    address: SocketAddr,
+    admin_address: SocketAddr,
+    graceful: Duration,
+    draining: CancellationToken,
+    stop_accepting: CancellationToken,
+    listeners: Tasks,
+    connections: Arc<Tasks>,
+    background: Tasks,
+}
+
+/// Why a frontend cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontendError {
+    /// The bind rule.
+    #[error(
+        "the API would listen on {0}, which others can reach, without API keys; give a keys file \
+         (`--api-keys-file`), or bind 127.0.0.1, or say `--allow-open` if that is what you mean"
+    )]
+    OpenWithoutKeys(IpAddr),
+    /// The keys file.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// A port that another program holds, or an address that is not this machine's.
+    #[error("listen on {address} for the {what}: {source}")]
+    Listen {
+        /// `API` or `admin page`.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// Where workers call back.
+    #[error("listen for the workers' answers: {0}")]
+    Responses(#[source] io::Error),
+    /// A weight of the router.
+    #[error("the router's {0}")]
+    Router(String),
+    /// The client that fetches model files.
+    #[error("prepare to fetch model files: {0}")]
+    Files(#[from] reqwest::Error),
+}
+
+/// Starts a frontend; resolves when it listens. Models appear as workers announce them.
+///
+/// # Errors
+/// See [`FrontendError`]; nothing is left running.
+pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Frontend, FrontendError> {
+    let keys = match &config.http.api_keys_file {
+        Some(path) => ApiKeys::read(path)?,
+        None => ApiKeys::none(),
+    };
+    let open = !config.http.host.is_loopback();
+    if open && !keys.required() && !config.http.allow_open {
+        return Err(FrontendError::OpenWithoutKeys(config.http.host));
+    }
+    if let Some(bad) = config.router.violations().first() {
+        return Err(FrontendError::Router(bad.to_string()));
+    }
+    let api = listen("API", SocketAddr::new(config.http.host, config.http.port), &config)?;
+    let admin_at = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), config.http.admin_port);
+    let admin = if open { Some(listen("admin page", admin_at, &config)?) } else { None };
+    let client = RequestClient::start(response_config(&config)).await.map_err(FrontendError::Responses)?;
+
+    let config = Arc::new(config);
+    let metrics = Arc::new(Metrics::new(rand::random::<u64>() >> 11, config.metrics_prefix.as_deref()));
+    let catalog = Arc::new(Catalog::default());
+    let board = Arc::new(RouteBoard::default());
+    let follow_caches = config.use_kv_events && config.router.mode == RouterMode::Kv;
+    let watcher = Watcher::new(WatcherParts {
+        config: config.clone(),
+        discovery,
+        catalog: catalog.clone(),
+        metrics: metrics.clone(),
+        feeds: Feeds::new(client.clone(), metrics.clone(), catalog.clone(), follow_caches),
+        model_cache: config.model_cache.clone().unwrap_or_else(|| std::env::temp_dir().join("busbar-model-files")),
+    })?;
+    let background = Tasks::new();
+    background.spawn("follow discovery", watcher.run());
+
+    let app = Arc::new(App {
+        keys,
+        admission: Admission::new(
+            config.limits.concurrent_requests_max,
+            config.limits.queued_requests_max,
+            config.limits.queue_wait_max,
+        ),
+        catalog,
+        dispatcher: Dispatcher::new(client, metrics.clone(), board.clone()),
+        metrics,
+        board,
+        text_threads: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
+        started: Instant::now(),
+        draining: CancellationToken::new(),
+        config,
+    });
+    Ok(serve(app, api, admin, background))
+}
+
+fn listen(what: &'static str, address: SocketAddr, config: &FrontendConfig) -> Result<Listener, FrontendError> {
+    Listener::bind(address, config.http.listen_backlog)
+        .map_err(|source| FrontendError::Listen { what, address, source })
+}
+
+fn serve(app: Arc<App>, api: Listener, admin: Option<Listener>, background: Tasks) -> Frontend {
+    let address = api.address();
+    let admin_address = admin.as_ref().map_or(address, Listener::address);
+    let (stop_accepting, connections, listeners) = (CancellationToken::new(), Arc::new(Tasks::new()), Tasks::new());
+    let limits = ServeLimits::of(&app.config);
+    let surface = if admin.is_some() { Surface::Api } else { Surface::Everything };
+    for (listener, surface) in [(Some(api), surface), (admin, Surface::Everything)] {
+        let Some(listener) = listener else { continue };
+        let routes = routes(app.clone(), surface);
+        let serve = listener.serve(app.clone(), routes, limits.clone(), connections.clone(), stop_accepting.clone());
+        listeners.spawn("http listener", serve);
+    }
+    let (graceful, draining) = (app.config.http.graceful_shutdown_timeout, app.draining.clone());
+    Frontend { address, admin_address, graceful, draining, stop_accepting, listeners, connections, background }
+}
+
+fn response_config(config: &FrontendConfig) -> RequestClientConfig {
+    let mut client = RequestClientConfig { response_port: config.response_port, ..RequestClientConfig::default() };
+    if let Some(host) = &config.response_host {
+        client.response_host.clone_from(host);
+        client.advertise_host = Some(host.clone());
+    }
+    client
+}
+
+impl Frontend {
+    /// Where the API listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where status page and `/metrics` are: the API's own address on loopback, else the admin listener's.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Stops accepting, lets answers finish within the configured time, then cuts what is left.
+    pub async fn shutdown(self) {
+        self.draining.cancel();
+        self.stop_accepting.cancel();
+        self.listeners.idle().await;
+        if tokio::time::timeout(self.graceful, self.connections.idle()).await.is_err() {
+            let cut = self.connections.running();
+            tracing::warn!(connections = cut, after_s = self.graceful.as_secs(), "answers are cut at shutdown");
+            self.connections.shut_down(CANCEL_GRACE).await;
+        }
+        self.background.shut_down(CANCEL_GRACE).await;
+    }
+}

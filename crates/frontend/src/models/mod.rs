@@ -1,0 +1,91 @@
+//! Name → model: which models are served, by which workers, with which tokenizer.
+//!
+//! Workers announce cards in discovery. The first accepted card of a name wins; a worker whose card says another thing
+//! of the same name is left out, and the reason is logged and shown on the status page.
+
+mod files;
+mod ledger;
+mod watch;
+
+pub(crate) use ledger::LeftOut;
+pub(crate) use watch::{Watcher, WatcherParts};
+
+use crate::metrics::ModelMetrics;
+use crate::preprocess::ModelText;
+use crate::workers::WorkerSet;
+use arc_swap::ArcSwap;
+use protocol::card::ModelCard;
+use protocol::events::KvMetrics;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A model that can be asked.
+pub(crate) struct ServedModel {
+    pub(crate) name: String,
+    pub(crate) card: Arc<ModelCard>,
+    pub(crate) text: Arc<ModelText>,
+    pub(crate) workers: Arc<WorkerSet>,
+    pub(crate) metrics: Arc<ModelMetrics>,
+    /// How often a broken stream of this model goes on elsewhere.
+    pub(crate) migration_limit: u32,
+    /// Unix seconds since which it is served.
+    pub(crate) created: u64,
+}
+
+impl ServedModel {
+    /// Whether the card offers this endpoint: `Chat` or `Completions`.
+    pub(crate) fn offers(&self, kind: &str) -> bool {
+        self.card.model_type.split('|').any(|word| word.trim().eq_ignore_ascii_case(kind))
+    }
+
+    /// Tokens of context, 0 when the card does not tell.
+    pub(crate) fn context_length(&self) -> u32 {
+        self.card.runtime_config.context_length.unwrap_or(self.card.context_length)
+    }
+}
+
+/// What is known of one name.
+#[derive(Clone)]
+pub(crate) enum Entry {
+    /// Announced, but not ready: why, for the operator.
+    NotReady(String),
+    /// Can be asked.
+    Ready(Arc<ServedModel>),
+}
+
+/// All names at one moment, aliases included.
+#[derive(Default)]
+pub(crate) struct Snapshot {
+    pub(crate) names: BTreeMap<String, Entry>,
+    pub(crate) sets: Vec<Arc<WorkerSet>>,
+    pub(crate) left_out: Vec<LeftOut>,
+}
+
+/// The served models; one writer (the watcher), any number of readers without a lock.
+#[derive(Default)]
+pub(crate) struct Catalog {
+    now: ArcSwap<Snapshot>,
+}
+
+impl Catalog {
+    /// What is known of `name`.
+    pub(crate) fn find(&self, name: &str) -> Option<Entry> {
+        self.now.load().names.get(name).cloned()
+    }
+
+    /// Everything at this moment.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.now.load_full()
+    }
+
+    /// Takes over a load report of whichever set the worker is in.
+    pub(crate) fn report(&self, report: KvMetrics) {
+        for set in &self.now.load().sets {
+            set.report(report);
+        }
+    }
+
+    fn replace(&self, snapshot: Snapshot) {
+        self.now.store(Arc::new(snapshot));
+    }
+}

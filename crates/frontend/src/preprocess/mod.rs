@@ -1,0 +1,8 @@
+//! From a request to what a worker takes: template, tokens, limits, stop rules.
+
+mod lower;
+mod model_text;
+mod prompt;
+
+pub use lower::{OutputPlan, Prepared};
+pub use model_text::{ModelFiles, ModelText, ModelTextError};

@@ -1,0 +1,95 @@
+//! From what went wrong inside to what the client sees. Only a worker's public message is passed on.
+
+use crate::admission::Refusal;
+use crate::dispatch::Failure;
+use crate::openai::ApiError;
+use router::SelectError;
+use runtime::request_plane::{ErrorClass, RequestError};
+use std::time::Duration;
+
+/// When to come back after a refusal for lack of room: about one long answer.
+const RETRY_SOON: Duration = Duration::from_secs(1);
+/// `type` of errors that are ours.
+pub(crate) const SERVER_ERROR: &str = "server_error";
+const UNAVAILABLE: &str = "service_unavailable";
+const OVERLOADED: &str = "overloaded_error";
+
+/// The error of a request that no worker answered.
+pub(crate) fn to_api(failure: &Failure, overload_status: u16) -> ApiError {
+    match failure {
+        Failure::Unplaced(SelectError::AllBusy) => overloaded(overload_status),
+        Failure::Unplaced(SelectError::NoneAllowed | SelectError::NotPinned) => {
+            unavailable("The worker that the request names is not there").with_retry_after(RETRY_SOON)
+        }
+        Failure::Unplaced(SelectError::NoWorkers) => unavailable("Service temporarily unavailable: no worker is there"),
+        Failure::Worker { error, .. } => of_worker(error, overload_status),
+    }
+}
+
+fn of_worker(error: &RequestError, overload_status: u16) -> ApiError {
+    let said = |fallback: &str| error.public.clone().unwrap_or_else(|| fallback.to_owned());
+    match error.class {
+        ErrorClass::InvalidRequest => ApiError::new(400, "invalid_request_error", said("The worker refused the request")),
+        ErrorClass::NotFound => ApiError::new(404, "invalid_request_error", said("Not found")),
+        ErrorClass::PayloadTooLarge => ApiError::new(413, "invalid_request_error", said("The request is too large")),
+        ErrorClass::RateLimited => ApiError::new(429, "rate_limit_error", said("Too many requests")).with_retry_after(RETRY_SOON),
+        ErrorClass::NotImplemented => ApiError::new(501, SERVER_ERROR, said("The worker does not support this")),
+        ErrorClass::WorkerOverloaded | ErrorClass::CapacityExhausted => overloaded(overload_status),
+        ErrorClass::ResponseTimeout | ErrorClass::DeadlineExceeded | ErrorClass::ConnectionTimeout => {
+            ApiError::new(504, "timeout_error", "The worker did not answer in time").with_code("response_timeout")
+        }
+        ErrorClass::Unavailable
+        | ErrorClass::WorkerUnavailable
+        | ErrorClass::CannotConnect
+        | ErrorClass::Disconnected
+        | ErrorClass::StreamIncomplete
+        | ErrorClass::EngineShutdown => unavailable("Service temporarily unavailable"),
+        ErrorClass::Unauthenticated
+        | ErrorClass::PermissionDenied
+        | ErrorClass::Cancelled
+        | ErrorClass::BackendProtocol
+        | ErrorClass::Internal => ApiError::new(500, SERVER_ERROR, said("Internal server error")),
+    }
+}
+
+/// 503.
+pub(crate) fn unavailable(message: &str) -> ApiError {
+    ApiError::new(503, UNAVAILABLE, message).with_code("service_unavailable").with_retry_after(RETRY_SOON)
+}
+
+/// Every worker is full.
+fn overloaded(status: u16) -> ApiError {
+    let message = "Service temporarily overloaded: every worker is full. Try again later.";
+    ApiError::new(status, OVERLOADED, message).with_code("overloaded").with_retry_after(RETRY_SOON)
+}
+
+/// The frontend itself is full.
+pub(crate) fn not_admitted(refusal: Refusal) -> ApiError {
+    match refusal {
+        Refusal::QueueFull => ApiError::new(429, "rate_limit_error", "Too many requests wait already. Try again later.")
+            .with_code("queue_full")
+            .with_retry_after(RETRY_SOON),
+        Refusal::WaitedTooLong => unavailable("The request waited too long for a place. Try again later."),
+    }
+}
+
+/// The request's own time is over.
+pub(crate) fn deadline(after: Duration) -> ApiError {
+    let message = format!("The request was not finished within its deadline of {} s", after.as_secs());
+    ApiError::new(504, "timeout_error", message).with_code("deadline_exceeded")
+}
+
+/// An engine error in mid-answer. Its words are in the log.
+pub(crate) fn engine_failed() -> ApiError {
+    ApiError::new(500, SERVER_ERROR, "The engine failed this request").with_code("engine_error")
+}
+
+/// A bug of ours, or a panic.
+pub(crate) fn internal() -> ApiError {
+    ApiError::new(500, SERVER_ERROR, "Internal server error").with_code("internal_error")
+}
+
+/// Announced, but not to be asked yet.
+pub(crate) fn not_ready(model: &str, why: &str) -> ApiError {
+    unavailable(&format!("Model {model} is not ready: {why}")).with_code("model_not_ready")
+}

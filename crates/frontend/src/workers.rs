@@ -1,0 +1,396 @@
+//! The workers of one model, and the router's state about them: who lives, who is how busy, who has what cached.
+//!
+//! One mutex owns it all, held for microseconds and never across an await. A task as owner would cost each request two
+//! wake-ups, more than the choice itself, and choice and booking must be one step anyway: two requests chosen in the
+//! same microsecond would otherwise both see the same idle worker.
+
+use crate::health::{Fault, Health};
+use crate::metrics::{Metrics, WorkerMetrics};
+use parking_lot::Mutex;
+use protocol::card::RuntimeConfig;
+use protocol::discovery::EndpointRecord;
+use protocol::events::KvMetrics;
+use protocol::ids::{InstanceId, WorkerRank};
+use protocol::kv::WorkerKvEvent;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use router::index::DEFAULT_INDEX_BYTES;
+use router::select::{Pin, Snapshot};
+use router::{Applied, BookingId, Index, Loads, Overlaps, Placement, Prompt, RouterConfig, SelectError, WorkerView};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::watch;
+
+/// Data-parallel ranks read from one card; more is a mistake in the card.
+const RANKS_MAX: u32 = 64;
+
+/// The workers of one model.
+pub(crate) struct WorkerSet {
+    pub(crate) model: String,
+    pub(crate) block_size: u32,
+    router: RouterConfig,
+    metrics: Arc<Metrics>,
+    epoch: Instant,
+    state: Mutex<State>,
+    members_changed: watch::Sender<u64>,
+}
+
+struct State {
+    members: BTreeMap<InstanceId, Member>,
+    views: Vec<WorkerView>,
+    index: Index,
+    loads: Loads,
+    turn: u64,
+    rng: SmallRng,
+    evicted_seen: u64,
+}
+
+struct Member {
+    endpoint: Arc<EndpointRecord>,
+    limits: RuntimeConfig,
+    since: Instant,
+    health: Health,
+    ranks: Vec<Rank>,
+}
+
+struct Rank {
+    worker: WorkerRank,
+    reported: Option<KvMetrics>,
+    metrics: Arc<WorkerMetrics>,
+}
+
+/// What a request asks of the router.
+pub(crate) struct Ask<'a> {
+    pub(crate) request_id: &'a str,
+    pub(crate) prompt: &'a Prompt,
+    /// Only these instances, when set.
+    pub(crate) allowed: Option<&'a [u64]>,
+    /// This instance and rank, when set.
+    pub(crate) pinned: Option<Pin>,
+    /// Instances that failed this request already: taken only when there is no other.
+    pub(crate) avoid: &'a [InstanceId],
+}
+
+/// A chosen worker with the load booked on it.
+pub(crate) struct Chosen {
+    pub(crate) endpoint: Arc<EndpointRecord>,
+    pub(crate) booking: Booked,
+    pub(crate) placement: Placement,
+    /// Whether this worker already failed this request: it is tried again only because there is no other.
+    pub(crate) again: bool,
+}
+
+/// Load held on a worker until dropped.
+pub(crate) struct Booked {
+    set: Arc<WorkerSet>,
+    id: BookingId,
+    pub(crate) worker: WorkerRank,
+    pub(crate) metrics: Arc<WorkerMetrics>,
+    in_prefill: bool,
+}
+
+/// A worker as the status page shows it.
+#[derive(Clone, Debug)]
+pub(crate) struct MemberView {
+    pub(crate) worker: WorkerRank,
+    pub(crate) endpoint: Arc<EndpointRecord>,
+    pub(crate) health: &'static str,
+    pub(crate) active_requests: u64,
+    /// Seconds since it registered here.
+    pub(crate) here_s: u64,
+    pub(crate) engine: Option<String>,
+}
+
+impl WorkerSet {
+    pub(crate) fn new(model: &str, block_size: u32, router: RouterConfig, metrics: Arc<Metrics>, seed: u64) -> Arc<Self> {
+        let state = State {
+            members: BTreeMap::new(),
+            views: Vec::new(),
+            index: Index::new(DEFAULT_INDEX_BYTES),
+            loads: Loads::new(block_size),
+            turn: 0,
+            rng: SmallRng::seed_from_u64(seed),
+            evicted_seen: 0,
+        };
+        Arc::new(Self {
+            model: model.to_owned(),
+            block_size,
+            router,
+            metrics,
+            epoch: Instant::now(),
+            state: Mutex::new(state),
+            members_changed: watch::Sender::new(0),
+        })
+    }
+
+    /// The router mode's name.
+    pub(crate) fn mode(&self) -> &'static str {
+        self.router.mode.name()
+    }
+
+    /// Adds a worker, or takes over its new record; a registration also ends its time aside.
+    pub(crate) fn put(&self, endpoint: Arc<EndpointRecord>, limits: &RuntimeConfig) {
+        let instance = endpoint.instance_id;
+        let mut state = self.state.lock();
+        let (first, count) = (limits.data_parallel_start_rank(), limits.data_parallel_size().min(RANKS_MAX));
+        let known = state.members.remove(&instance);
+        let mut ranks = known.map(|member| member.ranks).unwrap_or_default();
+        ranks.retain(|rank| (first..first + count).contains(&rank.worker.dp_rank));
+        for dp_rank in first..first + count {
+            if !ranks.iter().any(|rank| rank.worker.dp_rank == dp_rank) {
+                let worker = WorkerRank { worker_id: instance, dp_rank };
+                let metrics = Arc::new(WorkerMetrics::new(&self.metrics, &self.model, worker, self.mode()));
+                ranks.push(Rank { worker, reported: None, metrics });
+            }
+        }
+        for rank in &ranks {
+            rank.metrics.kv_total_blocks.set(limits.total_kv_blocks.unwrap_or(0).try_into().unwrap_or(i64::MAX));
+        }
+        let member = Member { endpoint, limits: limits.clone(), since: Instant::now(), health: Health::default(), ranks };
+        state.members.insert(instance, member);
+        state.rebuild_views();
+        drop(state);
+        self.members_changed.send_modify(|version| *version += 1);
+    }
+
+    /// Removes a worker with its load and its cached blocks. Running streams are not cut by it.
+    pub(crate) fn remove(&self, instance: InstanceId) {
+        let mut state = self.state.lock();
+        let Some(member) = state.members.remove(&instance) else { return };
+        state.index.remove_worker(instance);
+        state.loads.remove_worker(instance);
+        state.rebuild_views();
+        drop(state);
+        for rank in &member.ranks {
+            rank.metrics.forget(&self.metrics);
+        }
+        self.members_changed.send_modify(|version| *version += 1);
+    }
+
+    /// Workers that are registered.
+    pub(crate) fn len(&self) -> usize {
+        self.state.lock().members.len()
+    }
+
+    /// How `instance` is reached, while it is registered.
+    pub(crate) fn endpoint(&self, instance: InstanceId) -> Option<Arc<EndpointRecord>> {
+        self.state.lock().members.get(&instance).map(|member| member.endpoint.clone())
+    }
+
+    /// Whether `instance` is registered here.
+    pub(crate) fn contains(&self, instance: InstanceId) -> bool {
+        self.state.lock().members.contains_key(&instance)
+    }
+
+    /// Resolves when a worker came or went after this call.
+    pub(crate) fn members_watch(&self) -> watch::Receiver<u64> {
+        self.members_changed.subscribe()
+    }
+
+    /// Chooses a worker and books the request on it, in one step.
+    ///
+    /// Workers that are set aside or that failed this request are taken only when there is no other: first the good
+    /// ones, then those that did not fail this request, then any.
+    pub(crate) fn choose(self: &Arc<Self>, ask: &Ask<'_>) -> Result<Chosen, SelectError> {
+        let now = Instant::now();
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let overlaps = match self.router.mode {
+            router::RouterMode::Kv => state.index.overlap(&ask.prompt.tokens_hashes),
+            _ => Overlaps::default(),
+        };
+        let aside = state.members.iter().filter(|(_, member)| !member.health.is_good(now)).map(|(&id, _)| id);
+        let mut excluded: Vec<InstanceId> = aside.chain(ask.avoid.iter().copied()).collect();
+        let mut placement = self.select(state, ask, &excluded, &overlaps);
+        for fewer in [ask.avoid, &[]] {
+            let lacks = matches!(placement, Err(SelectError::NoWorkers | SelectError::NoneAllowed));
+            if lacks && excluded.len() > fewer.len() {
+                excluded = fewer.to_vec();
+                placement = self.select(state, ask, &excluded, &overlaps);
+            }
+        }
+        let placement = placement?;
+        state.turn = state.turn.wrapping_add(1);
+        let booking = router::Booking {
+            request_id: ask.request_id,
+            worker: placement.worker,
+            prompt: ask.prompt,
+            prefill_tokens: placement.prefill_tokens,
+        };
+        let id = state.loads.book(booking, self.epoch.elapsed());
+        let member = state.members.get(&placement.worker.worker_id).ok_or(SelectError::NoWorkers)?;
+        let rank = member.ranks.iter().find(|rank| rank.worker == placement.worker).ok_or(SelectError::NoWorkers)?;
+        let (endpoint, metrics) = (member.endpoint.clone(), rank.metrics.clone());
+        drop(guard);
+        metrics.placements.inc();
+        metrics.prompt_tokens.inc_by(ask.prompt.tokens as u64);
+        metrics.cached_tokens.inc_by(placement.cached_tokens);
+        let again = ask.avoid.contains(&placement.worker.worker_id);
+        let booking = Booked { set: self.clone(), id, worker: placement.worker, metrics, in_prefill: true };
+        Ok(Chosen { endpoint, booking, placement, again })
+    }
+
+    fn select(
+        &self,
+        state: &mut State,
+        ask: &Ask<'_>,
+        excluded: &[InstanceId],
+        overlaps: &Overlaps,
+    ) -> Result<Placement, SelectError> {
+        let request = router::Request { prompt: ask.prompt, allowed: ask.allowed, excluded, pinned: ask.pinned };
+        let State { views, loads, turn, rng, .. } = state;
+        router::select(&self.router, &request, &Snapshot { workers: views, overlaps, loads }, *turn, rng)
+    }
+
+    /// Notes that a worker failed. `true` when the caller should probe it until it accepts a connection.
+    pub(crate) fn fault(&self, instance: InstanceId, fault: Fault) -> bool {
+        let mut state = self.state.lock();
+        state.members.get_mut(&instance).is_some_and(|member| member.health.fail(fault, Instant::now()))
+    }
+
+    /// Notes that a worker served, or was reached again.
+    pub(crate) fn recovered(&self, instance: InstanceId) {
+        if let Some(member) = self.state.lock().members.get_mut(&instance) {
+            member.health.recover();
+        }
+    }
+
+    /// Applies one cache event; see [`Index::apply`].
+    pub(crate) fn apply(&self, event: &WorkerKvEvent) -> Applied {
+        self.state.lock().index.apply(event)
+    }
+
+    /// Replaces what is known of one rank's cache.
+    pub(crate) fn apply_dump(&self, worker: WorkerRank, events: &[WorkerKvEvent], last_event_id: u64) -> usize {
+        self.state.lock().index.apply_dump(worker, events, last_event_id)
+    }
+
+    /// Gives up on events before `last_event_id`.
+    pub(crate) fn resume_after(&self, worker: WorkerRank, last_event_id: u64) {
+        self.state.lock().index.resume_after(worker, last_event_id);
+    }
+
+    /// The number of the next event that the index waits for.
+    pub(crate) fn next_event_id(&self, worker: WorkerRank) -> u64 {
+        self.state.lock().index.next_event_id(worker)
+    }
+
+    /// Forgets one rank's cache.
+    pub(crate) fn forget_cache(&self, worker: WorkerRank) {
+        self.state.lock().index.remove_rank(worker);
+    }
+
+    /// Blocks that the index has of one rank.
+    pub(crate) fn cached_blocks(&self, worker: WorkerRank) -> usize {
+        self.state.lock().index.blocks_of(worker)
+    }
+
+    /// Counts a hole in the numbers of a rank's events.
+    pub(crate) fn count_gap(&self, worker: WorkerRank) {
+        if let Some(metrics) = self.state.lock().rank(worker).map(|rank| rank.metrics.clone()) {
+            metrics.index_gaps.inc();
+        }
+    }
+
+    /// Takes over a load report.
+    pub(crate) fn report(&self, report: KvMetrics) {
+        let worker = WorkerRank { worker_id: report.worker_id, dp_rank: report.dp_rank };
+        let mut state = self.state.lock();
+        let Some(rank) = state.rank_mut(worker) else { return };
+        rank.reported = Some(report);
+        if let Some(used) = report.kv_used_blocks {
+            rank.metrics.kv_used_blocks.set(used.try_into().unwrap_or(i64::MAX));
+        }
+        if let Some(view) = state.views.iter_mut().find(|view| view.worker == worker) {
+            view.reported = Some(report);
+        }
+    }
+
+    /// Brings the gauges up to date; called before `/metrics` is rendered.
+    pub(crate) fn refresh_gauges(&self) {
+        let mut state = self.state.lock();
+        for member in state.members.values() {
+            for rank in &member.ranks {
+                let load = state.loads.of(rank.worker);
+                rank.metrics.active_decode_blocks.set(load.active_decode_blocks as i64);
+                rank.metrics.active_prefill_tokens.set(load.active_prefill_tokens as i64);
+                rank.metrics.index_blocks.set(state.index.blocks_of(rank.worker) as i64);
+            }
+        }
+        self.metrics.index_bytes.with(&[&self.model]).set(state.index.bytes() as i64);
+        let evicted = state.index.evicted_blocks_total();
+        let new = evicted.saturating_sub(state.evicted_seen);
+        state.evicted_seen = evicted;
+        drop(state);
+        self.metrics.index_evicted_blocks.with(&[&self.model]).inc_by(new);
+    }
+
+    /// Every worker, for the status page.
+    pub(crate) fn views(&self) -> Vec<MemberView> {
+        let now = Instant::now();
+        let state = self.state.lock();
+        let view = |member: &Member, rank: &Rank| MemberView {
+            worker: rank.worker,
+            endpoint: member.endpoint.clone(),
+            health: member.health.word(now),
+            active_requests: state.loads.of(rank.worker).active_requests,
+            here_s: member.since.elapsed().as_secs(),
+            engine: engine_of(&member.limits),
+        };
+        state.members.values().flat_map(|member| member.ranks.iter().map(move |rank| view(member, rank))).collect()
+    }
+}
+
+/// The kind of engine, when the worker tells it; stock workers do not.
+fn engine_of(limits: &RuntimeConfig) -> Option<String> {
+    let told = limits.other.get("runtime_data")?.get("engine")?;
+    told.as_str().map(str::to_owned)
+}
+
+impl State {
+    fn rebuild_views(&mut self) {
+        let view = |member: &Member, rank: &Rank| WorkerView {
+            worker: rank.worker,
+            total_kv_blocks: member.limits.total_kv_blocks,
+            max_num_batched_tokens: member.limits.max_num_batched_tokens,
+            reported: rank.reported,
+        };
+        self.views =
+            self.members.values().flat_map(|member| member.ranks.iter().map(move |rank| view(member, rank))).collect();
+    }
+
+    fn rank(&self, worker: WorkerRank) -> Option<&Rank> {
+        self.members.get(&worker.worker_id)?.ranks.iter().find(|rank| rank.worker == worker)
+    }
+
+    fn rank_mut(&mut self, worker: WorkerRank) -> Option<&mut Rank> {
+        self.members.get_mut(&worker.worker_id)?.ranks.iter_mut().find(|rank| rank.worker == worker)
+    }
+}
+
+impl Booked {
+    /// The prompt is computed: it is no longer load, and the worker is well.
+    pub(crate) fn prefill_completed(&mut self) {
+        if std::mem::take(&mut self.in_prefill) {
+            let mut state = self.set.state.lock();
+            state.loads.mark_prefill_completed(self.id);
+            if let Some(member) = state.members.get_mut(&self.worker.worker_id) {
+                member.health.recover();
+            }
+        }
+    }
+
+    /// The answer has so many tokens by now; counted only where the router tracks output.
+    pub(crate) fn grown_to(&self, output_tokens: u64) {
+        if self.set.router.track_output_blocks && output_tokens.is_multiple_of(u64::from(self.set.block_size.max(1))) {
+            self.set.state.lock().loads.grow(self.id, output_tokens);
+        }
+    }
+}
+
+impl Drop for Booked {
+    fn drop(&mut self) {
+        self.set.state.lock().loads.free(self.id);
+    }
+}

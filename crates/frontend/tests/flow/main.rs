@@ -1,0 +1,12 @@
+//! The frontend as a whole, over real sockets: HTTP in, a scripted worker behind it.
+//!
+//! Nothing here waits by sleeping: every wait is for a condition, under a cap that only a defect reaches.
+
+mod answers;
+mod caches;
+mod edge;
+mod failures;
+mod models;
+mod page;
+mod scripted_worker;
+mod stage;

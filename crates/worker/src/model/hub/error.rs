@@ -1,0 +1,89 @@
+//! Why the hub did not give a file.
+
+/// Why the hub did not give a repository or a file. Never holds the token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HubError {
+    /// `HF_HUB_OFFLINE` is set and the model is in no cache.
+    #[error("it is in no cache, and HF_HUB_OFFLINE forbids to ask the hub")]
+    Offline,
+    /// No answer.
+    #[error("the hub at {endpoint} cannot be reached: {reason}")]
+    Unreachable {
+        /// The hub.
+        endpoint: String,
+        /// Why.
+        reason: String,
+    },
+    /// No such repository, revision or file; or one that is hidden from this user.
+    #[error("the hub at {endpoint} has no such {what}")]
+    NotFound {
+        /// The hub.
+        endpoint: String,
+        /// Repository, revision or file.
+        what: String,
+    },
+    /// The repository's owner wants terms accepted, or the token is missing or wrong.
+    #[error("the hub at {endpoint} does not give it to {who} (HTTP {status}): the model is gated or private")]
+    Gated {
+        /// The hub.
+        endpoint: String,
+        /// 401 or 403.
+        status: u16,
+        /// `an anonymous user` or `the owner of this token`.
+        who: &'static str,
+    },
+    /// Another answer than asked for.
+    #[error("the hub at {endpoint} answered {what}")]
+    Answer {
+        /// The hub.
+        endpoint: String,
+        /// What it answered.
+        what: String,
+    },
+    /// The repository has nothing that the engine can load.
+    #[error("the repository has {has}, the {engine} engine needs {needs}")]
+    NoFormat {
+        /// What it has.
+        has: String,
+        /// The engine.
+        engine: &'static str,
+        /// What it needs.
+        needs: &'static str,
+    },
+    /// The bytes are not the published ones, again and again.
+    #[error("{file} has sha256 {found}, the hub publishes {expected}")]
+    Checksum {
+        /// File.
+        file: String,
+        /// Found.
+        found: String,
+        /// Published.
+        expected: String,
+    },
+}
+
+impl HubError {
+    /// What to do about it, for the repository `OWNER/NAME`.
+    pub(in crate::model) fn remedy(&self, repository: &str) -> String {
+        match self {
+            HubError::Offline => "unset HF_HUB_OFFLINE, or fetch the model once where the hub is reachable".into(),
+            HubError::Unreachable { .. } => {
+                "check the network and the proxy, or set HF_ENDPOINT to a mirror that this machine reaches".into()
+            }
+            HubError::NotFound { .. } => {
+                format!("check the spelling of `{repository}` and of the revision; if it is private, set HF_TOKEN")
+            }
+            HubError::Gated { endpoint, .. } => format!(
+                "accept the model's terms at {endpoint}/{repository} and set HF_TOKEN to a token of that account that \
+                 may read it"
+            ),
+            HubError::Answer { .. } => "try again later, or set HF_ENDPOINT to a mirror".into(),
+            HubError::NoFormat { engine: "embedded", .. } => format!(
+                "name a repository with GGUF files (often `hf:{repository}-GGUF`), or install vLLM on a machine with a \
+                 GPU and use `--engine vllm`"
+            ),
+            HubError::NoFormat { .. } => "name a repository with config.json, tokenizer.json and safetensors".into(),
+            HubError::Checksum { .. } => "start again; the damaged file has been removed".into(),
+        }
+    }
+}
