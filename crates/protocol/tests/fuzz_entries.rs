@@ -1,5 +1,7 @@
 //! The fuzz targets' entry functions on every recording, whole, cut and damaged: CI has no fuzzer, but it has these.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may fail as its tests do")]
+
 #[allow(unreachable_pub, reason = "the fuzz crate needs them public")]
 #[path = "../../../fuzz/src/entries.rs"]
 mod entries;

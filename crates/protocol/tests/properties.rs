@@ -1,5 +1,7 @@
 //! Frames round-trip whatever is in them and however they are cut; no bytes panic.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may fail as its tests do")]
+
 #[allow(unreachable_pub, reason = "the fuzz crate needs them public")]
 #[path = "../../../fuzz/src/entries.rs"]
 mod entries;

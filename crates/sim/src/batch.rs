@@ -143,38 +143,33 @@ impl Batch {
 
     /// Gives every emitted token its place; takes blocks from the youngest where there are none.
     fn make_slots(&mut self, step: &mut Step) {
-        for &(id, token) in &step.emitted {
+        for (at, &(id, token)) in step.emitted.iter().enumerate() {
             while self.running.iter().any(|running| running.id == id) {
                 if self.pool.append(id, token).is_ok() {
                     break;
                 }
-                self.preempt_youngest(step.emitted.as_slice(), id, token, &mut step.preempted);
+                self.preempt_youngest(&step.emitted[at..], &mut step.preempted);
             }
         }
     }
 
-    /// Sends the youngest back to the queue with all its tokens: `id`'s new token included if it is that one, and the
-    /// token of this step included if the youngest got its place later in it.
-    fn preempt_youngest(
-        &mut self,
-        emitted: &[(SequenceId, u32)],
-        id: SequenceId,
-        token: u32,
-        gone: &mut Vec<SequenceId>,
-    ) {
+    /// Sends the youngest back to the queue with all its tokens, the one of this step included. Tokens are emitted in
+    /// the order of age, so the youngest's is among `unplaced` if it has one.
+    fn preempt_youngest(&mut self, unplaced: &[(SequenceId, u32)], gone: &mut Vec<SequenceId>) {
         let Some(youngest) = self.running.pop() else { return };
         let mut tokens = self.pool.tokens(youngest.id).to_vec();
-        if youngest.id == id {
-            tokens.push(token);
-        } else if let Some(at) = emitted.iter().position(|&(emitted, _)| emitted == youngest.id) {
-            // Its token comes after this one in the step, so it has no place yet.
-            if emitted.iter().position(|&(emitted, _)| emitted == id).is_some_and(|now| now < at) {
-                tokens.push(emitted[at].1);
-            }
-        }
+        tokens.extend(unplaced.iter().filter(|(id, _)| *id == youngest.id).map(|&(_, token)| token));
         self.pool.end(youngest.id);
         gone.push(youngest.id);
         self.waiting.push_front(Waiting { id: youngest.id, tokens, seed: youngest.seed, is_back: true });
+    }
+
+    /// All tokens of a sequence, wherever it is.
+    pub fn tokens(&self, id: SequenceId) -> Option<&[u32]> {
+        if self.running.iter().any(|running| running.id == id) {
+            return Some(self.pool.tokens(id));
+        }
+        self.waiting.iter().find(|waiting| waiting.id == id).map(|waiting| waiting.tokens.as_slice())
     }
 
     /// Nothing runs and nothing waits.

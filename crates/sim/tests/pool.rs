@@ -145,6 +145,7 @@ fn a_batch_runs_1000_requests_to_their_end_and_its_changes_tell_its_pool() {
             let text = texts.get_mut(&id).unwrap();
             assert_eq!(token as usize, text.len());
             text.push(token);
+            assert_eq!(batch.tokens(id), Some(text.as_slice()), "preempted or not, it has every token once");
             *left.get_mut(&id).unwrap() -= 1;
             if left[&id] == 0 {
                 assert!(batch.end(id), "an emitting sequence is there to be ended");

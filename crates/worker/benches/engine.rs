@@ -88,7 +88,9 @@ impl Bench<'_> {
                 median(gaps.iter().map(|gap| pick(gap).as_secs_f64() * 1e3).collect())
             };
             let (worst, first) = (millis(|gap| gap.0), millis(|gap| gap.1));
-            println!("{streams} streams while 500 tokens enter: worst gap {worst:.0} ms, first token after {first:.0} ms");
+            println!(
+                "{streams} streams while 500 tokens enter: worst gap {worst:.0} ms, first token after {first:.0} ms"
+            );
         }
     }
 

@@ -112,8 +112,8 @@ pub fn build(model: &ServedModel, profile: &EngineProfile) -> Result<ModelCard, 
     if slug.is_empty() {
         return Err(CardError::Name(model.name.clone()));
     }
-    let folder = std::path::absolute(&model.folder)
-        .map_err(|source| CardError::Read { path: model.folder.clone(), source })?;
+    let folder =
+        std::path::absolute(&model.folder).map_err(|source| CardError::Read { path: model.folder.clone(), source })?;
     let files = Files { folder };
     let config_file = files.required("config.json")?;
     let tokenizer = files.required("tokenizer.json")?;
@@ -191,7 +191,7 @@ impl Files {
 
     fn optional(&self, file: &'static str) -> Result<Option<CheckedFile>, CardError> {
         let path = self.folder.join(file);
-        if path.is_file() { self.checked(path).map(Some) } else { Ok(None) }
+        if path.is_file() { self.checked(&path).map(Some) } else { Ok(None) }
     }
 
     /// The user's template, else the model's own file.
@@ -199,17 +199,17 @@ impl Files {
         if let Some(custom) = &model.chat_template {
             let path =
                 std::path::absolute(custom).map_err(|source| CardError::Read { path: custom.clone(), source })?;
-            let file = self.checked(path)?;
+            let file = self.checked(&path)?;
             return Ok(Some(PromptFormatter::HfChatTemplate { is_custom: true, file }));
         }
         let file = self.optional("chat_template.jinja")?;
         Ok(file.map(|file| PromptFormatter::HfChatTemplate { is_custom: false, file }))
     }
 
-    fn checked(&self, path: PathBuf) -> Result<CheckedFile, CardError> {
-        let failed = |source| CardError::Read { path: path.clone(), source };
+    fn checked(&self, path: &Path) -> Result<CheckedFile, CardError> {
+        let failed = |source| CardError::Read { path: path.to_owned(), source };
         let mut hasher = blake3::Hasher::new();
-        let size = io::copy(&mut std::fs::File::open(&path).map_err(failed)?, &mut hasher).map_err(failed)?;
+        let size = io::copy(&mut std::fs::File::open(path).map_err(failed)?, &mut hasher).map_err(failed)?;
         Ok(CheckedFile {
             path: path.display().to_string(),
             checksum: format!("blake3:{}", hasher.finalize().to_hex()),

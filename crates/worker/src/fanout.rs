@@ -28,13 +28,14 @@ pub(crate) fn sequences(request: PreprocessedRequest) -> Result<Vec<Preprocessed
         return Err(Refusal::invalid(format!("sampling_options.n: {n} is not between 1 and {ANSWERS_MAX}")));
     }
     let seed = request.sampling_options.seed;
-    let one = |index: u32| {
-        let mut sequence = request.clone();
+    // The prompt is copied for each answer but the last; for the one answer that most want, it is moved.
+    let mut sequences: Vec<PreprocessedRequest> = (1..n).map(|_| request.clone()).collect();
+    sequences.push(request);
+    for (sequence, index) in sequences.iter_mut().zip(0..) {
         sequence.sampling_options.n = None;
-        sequence.sampling_options.seed = seed.map(|seed| seed.wrapping_add(i64::from(index)));
-        sequence
-    };
-    Ok((0..n).map(one).collect())
+        sequence.sampling_options.seed = seed.map(|seed| seed.wrapping_add(index));
+    }
+    Ok(sequences)
 }
 
 /// Adds `next` to `output` when they can travel as one item: the same sequence goes on, and both tell the same kinds

@@ -273,8 +273,7 @@ mod tests {
 
     #[test]
     fn a_dump_holds_what_is_stored_and_the_cursor_of_the_last_event() {
-        let mirror =
-            mirror([stored(None, &[1, 2, 3]), stored(Some(2), &[4, 5]), removed(&[3]), stored(None, &[9])]);
+        let mirror = mirror([stored(None, &[1, 2, 3]), stored(Some(2), &[4, 5]), removed(&[3]), stored(None, &[9])]);
         assert_eq!(rebuilt(mirror.answer(&query(None, None))), (BTreeSet::from([1, 2, 4, 5, 9]), 4));
     }
 
@@ -298,6 +297,7 @@ mod tests {
         assert_eq!(ids(mirror.answer(&query(Some(3), None))), (vec![3, 4, 5], 5));
         assert_eq!(ids(mirror.answer(&query(Some(2), Some(3)))), (vec![2, 3], 5));
         assert_eq!(ids(mirror.answer(&query(Some(0), Some(1)))), (vec![1], 5));
+        assert_eq!(ids(mirror.answer(&query(Some(5), None))), (vec![5], 5));
     }
 
     #[test]
@@ -315,10 +315,7 @@ mod tests {
             mirror.answer(&query(Some(2), None)),
             RecoveryAnswer::TooNew { requested_start: Some(2), requested_end: None, newest_available: 1 }
         );
-        assert_eq!(
-            mirror.answer(&query(Some(5), Some(2))),
-            RecoveryAnswer::InvalidRange { start_id: 5, end_id: 2 }
-        );
+        assert_eq!(mirror.answer(&query(Some(5), Some(2))), RecoveryAnswer::InvalidRange { start_id: 5, end_id: 2 });
         let stranger = RecoveryQuery { worker_id: InstanceId(8), ..query(None, None) };
         assert!(matches!(mirror.answer(&stranger), RecoveryAnswer::Error(_)));
     }
@@ -327,10 +324,7 @@ mod tests {
     fn a_cache_too_big_for_one_frame_says_so() {
         let all: Vec<u64> = (0..=DUMP_BLOCKS_MAX as u64).collect();
         let mirror = mirror([stored(None, &all)]);
-        assert!(matches!(
-            mirror.answer(&query(None, None)),
-            RecoveryAnswer::TreeDumpFailed { last_event_id: 1, .. }
-        ));
+        assert!(matches!(mirror.answer(&query(None, None)), RecoveryAnswer::TreeDumpFailed { last_event_id: 1, .. }));
     }
 
     proptest! {

@@ -258,8 +258,7 @@ impl AtScrape {
 
     fn encode(&self, encoder: &mut DescriptorEncoder, spec: &MetricSpec, metric: &impl EncodeMetric) -> fmt::Result {
         let labels = self.labels(spec);
-        let mut family =
-            encoder.encode_descriptor(spec.registration_name(), spec.help, None, metric.metric_type())?;
+        let mut family = encoder.encode_descriptor(spec.registration_name(), spec.help, None, metric.metric_type())?;
         metric.encode(family.encode_family(&labels)?)
     }
 }
@@ -367,9 +366,9 @@ mod tests {
 
     /// The value of the series of `name` whose labels contain all of `with`.
     fn value(text: &str, name: &str, with: &[&str]) -> Option<f64> {
-        let line = text.lines().find(|line| {
-            line.starts_with(&format!("{name}{{")) && with.iter().all(|label| line.contains(label))
-        })?;
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("{name}{{")) && with.iter().all(|label| line.contains(label)))?;
         line.rsplit(' ').next()?.parse().ok()
     }
 

@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn the_model_is_announced_last_and_all_keys_are_the_stock_ones() {
-        let keys: Vec<String> = announcement().records().iter().map(|r| format!("{}/{}", r.key().0, r.key().1)).collect();
+        let keys: Vec<String> =
+            announcement().records().iter().map(|r| format!("{}/{}", r.key().0, r.key().1)).collect();
         let topic = "namespace/dynamo/component/backend/endpoint/generate/topic";
         assert_eq!(
             keys,
@@ -151,9 +152,7 @@ mod tests {
         assert_eq!(&source.metadata.recovery_target, query);
         assert_eq!(
             query.transport,
-            RequestTransport::Tcp(
-                "192.0.2.2:6000/8efc80f73ac882a4/dynamo/backend/worker_kv_query_source_cef".into()
-            )
+            RequestTransport::Tcp("192.0.2.2:6000/8efc80f73ac882a4/dynamo/backend/worker_kv_query_source_cef".into())
         );
     }
 }

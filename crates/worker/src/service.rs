@@ -176,8 +176,7 @@ impl Worker {
             model: model.name.clone(),
         };
         let running_max = config.request_server.requests_running_max;
-        let metrics =
-            Arc::new(WorkerMetrics::new(&scope, engine.clone(), running_max, config.started_at, loaded_in));
+        let metrics = Arc::new(WorkerMetrics::new(&scope, engine.clone(), running_max, config.started_at, loaded_in));
         let server = Arc::new(server);
         let health = Health::new();
         let system = start_system(&config, &health, &metrics, &server, &mut announcement).await?;
@@ -201,7 +200,12 @@ impl Worker {
     }
 
     /// Puts the handlers behind their paths and starts the publishing tasks.
-    fn serve(&self, metrics: &Arc<WorkerMetrics>, publishers: Publishers, kv_changes: mpsc::Receiver<protocol::kv::KvChange>) {
+    fn serve(
+        &self,
+        metrics: &Arc<WorkerMetrics>,
+        publishers: Publishers,
+        kv_changes: mpsc::Receiver<protocol::kv::KvChange>,
+    ) {
         let announcement = &self.announcement;
         let (prefills, prefills_done) = mpsc::channel(PREFILL_QUEUE_LEN);
         let load_changed = Arc::new(Notify::new());
@@ -215,11 +219,8 @@ impl Worker {
             drain_seconds: self.drain_timeout.as_secs(),
         };
         let query_endpoint = announcement.query_endpoint();
-        let query = QueryHandler {
-            mirror: self.mirror.clone(),
-            metrics: metrics.clone(),
-            endpoint: query_endpoint.clone(),
-        };
+        let query =
+            QueryHandler { mirror: self.mirror.clone(), metrics: metrics.clone(), endpoint: query_endpoint.clone() };
         metrics.announce(&announcement.endpoint.name);
         metrics.announce(&query_endpoint);
         self.server.serve(announcement.path(&announcement.endpoint.name), generate.shared());
@@ -235,10 +236,8 @@ impl Worker {
             "kv-metrics",
             publish::report_load(self.engine.clone(), worker, publishers.kv_metrics, load_changed),
         );
-        self.tasks.spawn(
-            "active-sequences",
-            publish::relay_prefills(prefills_done, worker, publishers.active_sequences),
-        );
+        self.tasks
+            .spawn("active-sequences", publish::relay_prefills(prefills_done, worker, publishers.active_sequences));
     }
 
     async fn announce(&mut self) -> Result<(), DiscoveryError> {
@@ -361,9 +360,8 @@ impl Publishers {
     async fn bind(config: &WorkerConfig) -> Result<Self, WorkerError> {
         let advertised = config.event_advertise_host.clone();
         let advertised = advertised.unwrap_or_else(|| reachable(&config.event_host));
-        let socket = async |topic| {
-            Publisher::bind(&config.event_host, &advertised, topic).await.map_err(bind("event socket"))
-        };
+        let socket =
+            async |topic| Publisher::bind(&config.event_host, &advertised, topic).await.map_err(bind("event socket"));
         Ok(Self {
             kv_events: socket(KV_EVENTS).await?,
             kv_metrics: socket(KV_METRICS).await?,
@@ -410,10 +408,6 @@ struct SocketAddrText<'a> {
 impl std::fmt::Display for SocketAddrText<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bare = self.host.trim_start_matches('[').trim_end_matches(']');
-        if bare.contains(':') {
-            write!(f, "[{bare}]:{}", self.port)
-        } else {
-            write!(f, "{bare}:{}", self.port)
-        }
+        if bare.contains(':') { write!(f, "[{bare}]:{}", self.port) } else { write!(f, "{bare}:{}", self.port) }
     }
 }

@@ -28,12 +28,9 @@ fn eight_at_once_answer_as_each_does_alone() {
     // and a near tie may fall the other way: the promise is a common start, not equal answers. These have no ties.
     let Some((started, text)) = engine(|config| config.kv_pool_tokens = Some(4096)) else { return };
     let questions = ["the capital of France", "the color of the sky", "the largest planet", "2 plus 2"];
-    let prompts: Vec<Vec<u32>> =
-        (0..8).map(|i| text.chat(&format!("{i}: What is {}?", questions[i % 4]))).collect();
-    let alone: Vec<Vec<u32>> =
-        prompts.iter().map(|p| ask(&*started.engine, greedy(p.clone(), 12)).tokens).collect();
-    let together: Vec<_> =
-        prompts.iter().map(|p| started.engine.generate(greedy(p.clone(), 12)).unwrap()).collect();
+    let prompts: Vec<Vec<u32>> = (0..8).map(|i| text.chat(&format!("{i}: What is {}?", questions[i % 4]))).collect();
+    let alone: Vec<Vec<u32>> = prompts.iter().map(|p| ask(&*started.engine, greedy(p.clone(), 12)).tokens).collect();
+    let together: Vec<_> = prompts.iter().map(|p| started.engine.generate(greedy(p.clone(), 12)).unwrap()).collect();
     let together: Vec<Vec<u32>> = together.into_iter().map(|receiver| read(receiver).tokens).collect();
     let same = alone.iter().zip(&together).filter(|(a, b)| a == b).count();
     for (alone, together) in alone.iter().zip(&together) {
@@ -180,7 +177,10 @@ fn a_choice_a_regex_and_a_grammar_hold_at_any_temperature() {
         };
         assert!(choices.contains(&answer(&choice)));
         let date = answer(&regex);
-        assert!(date.len() == 7 && date.as_bytes()[4] == b'-' && date.replace('-', "").parse::<u32>().is_ok(), "{date}");
+        assert!(
+            date.len() == 7 && date.as_bytes()[4] == b'-' && date.replace('-', "").parse::<u32>().is_ok(),
+            "{date}"
+        );
         let greeting = answer(&grammar);
         assert!(greeting.starts_with("Hello ") || greeting.starts_with("Bye "), "{greeting}");
     }

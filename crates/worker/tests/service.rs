@@ -1,10 +1,15 @@
 //! A worker in one process: requests over the real request plane, events over the real event plane, discovery in
 //! memory, and an engine that does what the test says.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+
 mod scripted;
 
 use protocol::discovery::{EndpointRecord, EventTransport, Record};
-use protocol::events::{ACTIVE_SEQUENCES_EVENTS, ActiveSequenceChange, ActiveSequencesMessage, KV_EVENTS, KvMetrics, RecoveryAnswer, RecoveryQuery};
+use protocol::events::{
+    ACTIVE_SEQUENCES_EVENTS, ActiveSequenceChange, ActiveSequencesMessage, KV_EVENTS, KvMetrics, RecoveryAnswer,
+    RecoveryQuery,
+};
 use protocol::kv::{BlockHash, KvChange, RemovedBlocks, WorkerKvEvent};
 use protocol::output::{CompletionUsage, EngineOutput, FinishReason};
 use runtime::discovery::Change;
@@ -120,7 +125,7 @@ async fn every_refusal_of_the_engine_has_its_class_and_the_worker_goes_on() {
         (scripted::UNAVAILABLE, ErrorClass::EngineShutdown, None),
         (scripted::PANIC, ErrorClass::Internal, None),
     ] {
-        let error = send(&stage, first, 4).await.err().expect("refused");
+        let error = send(&stage, first, 4).await.err().unwrap();
         assert_eq!((error.class, error.public.as_deref()), (class, public), "{error}");
     }
     assert_eq!(tokens(&all(&mut send(&stage, 50, 2).await.unwrap()).await.unwrap()), [100, 101]);
@@ -230,7 +235,8 @@ async fn events_and_recovery_agree_with_the_engine() {
     assert_eq!(live.blocks, expected);
 
     let target = endpoints(&records).1;
-    let RecoveryAnswer::TreeDump { events, last_event_id, .. } = ask(&stage.client, &target, &query(&stage, None)).await
+    let RecoveryAnswer::TreeDump { events, last_event_id, .. } =
+        ask(&stage.client, &target, &query(&stage, None)).await
     else {
         panic!("a dump")
     };
@@ -351,10 +357,8 @@ async fn an_engine_that_dies_takes_its_worker_out_of_discovery() {
 
 #[tokio::test]
 async fn the_system_server_tells_health_metrics_and_the_models_files() {
-    let config = WorkerConfig {
-        system: Some(SystemServerConfig { host: "127.0.0.1".into(), port: 0 }),
-        ..on_loopback()
-    };
+    let config =
+        WorkerConfig { system: Some(SystemServerConfig { host: "127.0.0.1".into(), port: 0 }), ..on_loopback() };
     let stage = Stage::with(10, config).await;
     all(&mut send(&stage, 50, 2).await.unwrap()).await.unwrap();
     let base = format!("http://{}", stage.worker.system_address().unwrap());

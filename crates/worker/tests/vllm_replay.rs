@@ -1,6 +1,8 @@
 //! The vLLM guest against a small server that replays what vLLM 0.32.0 was recorded to say: HTTP pages, KV events on
 //! a PUB socket, and completions of our script.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -103,7 +105,7 @@ fn data(value: &Value) -> Result<Bytes, std::io::Error> {
     Ok(Bytes::from(format!("data: {value}\n\n")))
 }
 
-fn chunk(token: u32, end: Value) -> Value {
+fn chunk(token: u32, end: &Value) -> Value {
     json!({"id": "cmpl-1", "object": "text_completion", "choices": [{"index": 0, "text": "x", "logprobs": null,
         "finish_reason": end, "stop_reason": null, "token_ids": [token]}], "usage": null})
 }
@@ -122,15 +124,15 @@ async fn completions(State(server): State<Server>, Json(body): Json<Value>) -> R
     if first == ENDLESS {
         let stream = futures::stream::unfold(open, |open| async move {
             tokio::time::sleep(Duration::from_millis(1)).await;
-            Some((data(&chunk(7, Value::Null)), open))
+            Some((data(&chunk(7, &Value::Null)), open))
         });
         return Body::from_stream(stream).into_response();
     }
-    let mut parts: Vec<_> = (1..count).map(|n| data(&chunk(100 + n, Value::Null))).collect();
+    let mut parts: Vec<_> = (1..count).map(|n| data(&chunk(100 + n, &Value::Null))).collect();
     if first == CUT {
         parts.push(Err(std::io::Error::other("cut")));
     } else {
-        parts.push(data(&chunk(100 + count, json!("length"))));
+        parts.push(data(&chunk(100 + count, &json!("length"))));
         let usage = json!({"prompt_tokens": prompt.len(), "completion_tokens": count,
             "total_tokens": prompt.len() as u32 + count, "prompt_tokens_details": {"cached_tokens": 1}});
         parts.push(data(&json!({"choices": [], "usage": usage})));
@@ -284,6 +286,7 @@ async fn a_stopped_guest_takes_nothing_more_and_closes_its_changes() {
 #[tokio::test]
 async fn a_server_that_is_not_there_is_named() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let config = AttachConfig { ready_within: Duration::from_millis(300), ..AttachConfig::new(format!("http://{nobody}")) };
+    let config =
+        AttachConfig { ready_within: Duration::from_millis(300), ..AttachConfig::new(format!("http://{nobody}")) };
     assert!(matches!(attach(config).await, Err(VllmError::NotReady { .. })));
 }

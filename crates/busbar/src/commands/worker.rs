@@ -12,6 +12,7 @@ use ::runtime::discovery::Discovery;
 use ::runtime::request_plane::RequestServerConfig;
 use ::runtime::system_server::SystemServerConfig;
 use ::worker::card::ServedModel;
+use ::worker::engine::mock::Timing;
 use ::worker::engine::{StartedEngine, mock, vllm};
 use ::worker::model::{EngineKind, LocalModel, plain_tokens};
 use ::worker::{Worker, WorkerConfig, WorkerError};
@@ -180,10 +181,10 @@ fn start_mock(flags: &WorkerFlags, model: &LocalModel) -> Result<StartedEngine, 
         context_length: limits.max_model_len.unwrap_or(model.context_length),
         seed: flags.mock.mock_seed,
         tokens,
-        token_interval: if ratio > 0.0 { Duration::from_secs_f64(MOCK_TOKEN_MS / 1e3 / ratio) } else { Duration::ZERO },
+        timing: if ratio > 0.0 { Timing::PerStep(Duration::from_secs_f64(MOCK_TOKEN_MS / 1e3 / ratio)) } else { Timing::Instant },
         ..defaults
     };
-    mock::start(config).map_err(|error| Failure::new("start the mock engine").chain(&error).permanent())
+    mock::start(&config).map_err(|error| Failure::new("start the mock engine").chain(&error).permanent())
 }
 
 #[cfg(feature = "engine-llama")]

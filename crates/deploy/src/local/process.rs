@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -130,6 +130,8 @@ enum End {
 
 struct Running {
     child: Child,
+    /// Held open while the process runs. Taken out of `child`, whose `wait` would close it.
+    _stdin: Option<ChildStdin>,
     identity: Option<Identity>,
     log: Arc<std::sync::Mutex<LogFile>>,
     readers: [tokio::task::JoinHandle<()>; 2],
@@ -156,7 +158,8 @@ fn start(spec: &ProcessSpec, log: &Path) -> Result<Running, RunError> {
     let out = child.stdout.take().map(|stream| tokio::spawn(copy(stream, Arc::clone(&log))));
     let err = child.stderr.take().map(|stream| tokio::spawn(copy(stream, Arc::clone(&log))));
     let readers = [out, err].map(|reader| reader.unwrap_or_else(|| tokio::spawn(async {})));
-    Ok(Running { child, identity, log, readers })
+    let stdin = child.stdin.take();
+    Ok(Running { child, _stdin: stdin, identity, log, readers })
 }
 
 async fn copy(stream: impl tokio::io::AsyncRead + Unpin, log: Arc<std::sync::Mutex<LogFile>>) {

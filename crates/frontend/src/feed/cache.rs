@@ -198,7 +198,9 @@ impl Follow {
                 true
             }
             // There is nothing after what we have.
-            RecoveryAnswer::TooNew { requested_start, newest_available, .. } => newest_available + 1 >= requested_start,
+            RecoveryAnswer::TooNew { requested_start, newest_available, .. } => {
+                requested_start.is_none_or(|start| newest_available + 1 >= start)
+            }
             RecoveryAnswer::InvalidRange { .. } | RecoveryAnswer::Error(_) => false,
         }
     }

@@ -43,6 +43,8 @@ pub(crate) struct Watcher {
     catalog: Arc<Catalog>,
     metrics: Arc<Metrics>,
     watch: Watch,
+    /// Held, because a watch ends with the last handle of its discovery.
+    _discovery: Discovery,
     ledger: Ledger,
     files: FileStore,
     feeds: Feeds,
@@ -93,6 +95,7 @@ impl Watcher {
             files: FileStore::new(model_cache, config.model_path.clone())?,
             ledger: Ledger::new(scope),
             watch: discovery.watch(),
+            _discovery: discovery,
             models: BTreeMap::new(),
             texts: HashMap::new(),
             left_out: Vec::new(),

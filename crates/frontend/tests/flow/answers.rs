@@ -69,7 +69,7 @@ async fn n_answers_run_side_by_side_with_their_own_seeds_and_one_prompt_in_usage
 #[tokio::test(flavor = "multi_thread")]
 async fn completions_take_several_prompts_and_number_the_choices_through() {
     let stage = Stage::new().await;
-    stage.worker(WorkerPlan { instance: 1, ..WorkerPlan::default() }).await;
+    let _worker = stage.worker(WorkerPlan { instance: 1, ..WorkerPlan::default() }).await;
     let body = json!({ "model": "m", "prompt": ["one", "two and more"], "n": 2, "max_tokens": 3 });
     let body: Value = stage.post("/v1/completions", &body).await.json().await.unwrap();
     assert_eq!(body["object"], "text_completion");

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 #[tokio::test(flavor = "multi_thread")]
 async fn every_refusal_has_its_status_and_openais_error_object() {
     let stage = Stage::with(|config| config.http.body_limit_mb = 1).await;
-    stage.worker(WorkerPlan { instance: 1, ..WorkerPlan::default() }).await;
+    let _worker = stage.worker(WorkerPlan { instance: 1, ..WorkerPlan::default() }).await;
     let json_post = |body: String| {
         stage.http.post(stage.url("/v1/chat/completions")).header("content-type", "application/json").body(body)
     };
@@ -94,7 +94,7 @@ async fn a_key_is_asked_for_where_there_is_a_keys_file_and_its_name_is_counted()
     let hash: String = sha2::Sha256::digest(b"sk-alpha").iter().map(|byte| format!("{byte:02x}")).collect();
     std::fs::write(&path, format!("# team\nalice sha256:{hash}\n")).unwrap();
     let stage = Stage::with(|config| config.http.api_keys_file = Some(path)).await;
-    stage.worker(WorkerPlan { instance: 1, ..WorkerPlan::default() }).await;
+    let _worker = stage.worker(WorkerPlan { instance: 1, ..WorkerPlan::default() }).await;
     for request in [
         stage.http.post(stage.url("/v1/chat/completions")).json(&ask("x", &json!({}))),
         stage.http.post(stage.url("/v1/chat/completions")).bearer_auth("sk-wrong").json(&ask("x", &json!({}))),

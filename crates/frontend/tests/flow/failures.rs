@@ -89,7 +89,7 @@ async fn a_killed_worker_costs_no_request_and_is_chosen_no_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_migration_a_broken_stream_ends_with_an_error_event() {
     let stage = Stage::with(|config| config.migration_limit = Some(0)).await;
-    stage.worker(WorkerPlan { instance: 1, cut_after: Some(3), ..WorkerPlan::default() }).await;
+    let _worker = stage.worker(WorkerPlan { instance: 1, cut_after: Some(3), ..WorkerPlan::default() }).await;
     let events = events(stage.chat(&ask("hello", &json!({ "stream": true }))).await).await;
     let error: Value = serde_json::from_str(&events[events.len() - 2]).unwrap();
     assert_eq!(error["error"]["type"], "service_unavailable");
@@ -99,7 +99,7 @@ async fn without_migration_a_broken_stream_ends_with_an_error_event() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_over_the_longest_sequence_does_not_migrate() {
     let stage = Stage::with(|config| config.migration_max_seq_len = Some(4)).await;
-    stage.worker(WorkerPlan { instance: 1, cut_after: Some(3), ..WorkerPlan::default() }).await;
+    let _worker = stage.worker(WorkerPlan { instance: 1, cut_after: Some(3), ..WorkerPlan::default() }).await;
     let (status, _) = error_of(stage.chat(&ask("hello", &json!({}))).await).await;
     assert_eq!(status, 503);
     let series = "dynamo_frontend_model_migration_max_seq_len_exceeded_total";
@@ -133,7 +133,7 @@ async fn what_a_worker_refuses_becomes_the_status_that_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_error_is_a_500_or_an_error_event_and_its_words_stay_inside() {
     let stage = Stage::new().await;
-    stage.worker(WorkerPlan { instance: 1, engine_error_after: Some(2), ..WorkerPlan::default() }).await;
+    let _worker = stage.worker(WorkerPlan { instance: 1, engine_error_after: Some(2), ..WorkerPlan::default() }).await;
     let (status, error) = error_of(stage.chat(&ask("hello", &json!({}))).await).await;
     assert_eq!((status, error["code"].as_str()), (500, Some("engine_error")));
     let events = events(stage.chat(&ask("hello", &json!({ "stream": true }))).await).await;

@@ -39,7 +39,7 @@ async fn a_known_model_without_a_worker_is_503_and_not_404() {
 async fn a_model_id_may_contain_slashes() {
     let stage = Stage::new().await;
     let card = Some((|card: &mut protocol::card::ModelCard| card.display_name = "org/sub/m".into()) as fn(&mut _));
-    stage.worker(WorkerPlan { instance: 1, card, ..WorkerPlan::default() }).await;
+    let _worker = stage.worker(WorkerPlan { instance: 1, card, ..WorkerPlan::default() }).await;
     let model: Value =
         stage.http.get(stage.url("/v1/models/org/sub/m")).send().await.unwrap().json().await.unwrap();
     assert_eq!(model["id"], "org/sub/m");
@@ -49,7 +49,7 @@ async fn a_model_id_may_contain_slashes() {
 async fn an_alias_is_another_name_of_the_same_model() {
     let stage = Stage::new().await;
     let card = Some((|card: &mut protocol::card::ModelCard| card.aliases = vec!["other".into()]) as fn(&mut _));
-    stage.worker(WorkerPlan { instance: 1, card, ..WorkerPlan::default() }).await;
+    let _worker = stage.worker(WorkerPlan { instance: 1, card, ..WorkerPlan::default() }).await;
     assert_eq!(stage.chat(&ask("x", &json!({ "model": "other" }))).await.status(), 200);
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 #[tokio::test(flavor = "multi_thread")]
 async fn every_plotted_value_is_the_one_that_metrics_tells() {
     let stage = Stage::kv().await;
-    stage.worker(WorkerPlan { instance: 1, kv_events: true, ..WorkerPlan::default() }).await;
+    let _worker = stage.worker(WorkerPlan { instance: 1, kv_events: true, ..WorkerPlan::default() }).await;
     for at in 0..3 {
         events(stage.chat(&ask(&format!("question {at}"), &json!({ "stream": true }))).await).await;
     }

@@ -36,10 +36,12 @@ pub(crate) struct WorkerPlan {
     pub(crate) gate: Option<Arc<Semaphore>>,
     /// Fails as an engine after so many tokens.
     pub(crate) engine_error_after: Option<usize>,
-    /// Panics the connection by dropping it before the prologue.
+    /// What its card says otherwise.
     pub(crate) card: Option<fn(&mut ModelCard)>,
     /// Publishes what it caches.
     pub(crate) kv_events: bool,
+    /// Tokens whose blocks it has before anybody hears of it.
+    pub(crate) cached: Vec<u32>,
 }
 
 /// What it saw.
@@ -78,6 +80,9 @@ impl ScriptedWorker {
                 Box::pin(async move { serve(&plan, &seen, incoming, out).await }) as futures::future::BoxFuture<'static, ()>
             }
         };
+        if !plan.cached.is_empty() {
+            worker.cache(&plan.cached, true).await;
+        }
         let generate = worker.endpoint(&server, "generate");
         server.serve(path_of(&generate), Arc::new(handler));
         if plan.kv_events {

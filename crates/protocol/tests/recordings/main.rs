@@ -4,6 +4,8 @@
 //! come back is listed in [`NOT_BYTE_EQUAL`] and is compared as a value. Each test counts what it read, so that a
 //! folder that is empty or half there fails.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may fail as its tests do")]
+
 mod cards;
 mod discovery;
 mod events;

@@ -5,7 +5,7 @@
 //! (`block_hash`) serves only to find parents and removals.
 //!
 //! Memory: blocks that the same ranks hold one after another are one *run*, so a prefix shared by 200 workers costs
-//! 200 words, not 200 entries a block. About 22 bytes a stored pair (a block on a rank) in the peers' benchmark, where
+//! 200 words, not 200 entries a block. About 21 bytes a stored pair (a block on a rank) in the peers' benchmark (26 with names of their own), where
 //! Dynamo's indexers take 41 to 128.
 //!
 //! A store whose parent this rank does not have is refused ([`Applied::ParentUnknown`]): without the parent nobody

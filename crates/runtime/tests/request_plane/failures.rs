@@ -145,13 +145,16 @@ async fn a_worker_that_came_back_on_its_address_is_dialled_again() {
     drop(server);
     let port = address.rsplit_once(':').unwrap().1.parse().unwrap();
     let config = runtime::request_plane::RequestServerConfig { port, ..local_server() };
-    let server = loop {
-        // The old listener's port is free when its task has ended.
-        match RequestServer::bind(config.clone()).await {
-            Ok(server) => break server,
-            Err(_) => tokio::task::yield_now().await,
+    let server = within(async {
+        loop {
+            // The old listener's port is free when its task has ended.
+            match RequestServer::bind(config.clone()).await {
+                Ok(server) => break server,
+                Err(_) => tokio::task::yield_now().await,
+            }
         }
-    };
+    })
+    .await;
     server.serve(PATH.into(), handler_of(count));
     target.transport = RequestTransport::Tcp(format!("{address}/{PATH}"));
     // The first may meet the old connection in the moment of its end; that is retryable, and the retry succeeds.

@@ -10,6 +10,12 @@ use runtime::request_plane::{ErrorClass, RequestServerConfig};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
+async fn until(reached: impl Fn() -> bool) {
+    while !reached() {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn beyond_running_and_queued_the_answer_is_overloaded() {
     let gate = Arc::new(Semaphore::new(0));
@@ -33,9 +39,7 @@ async fn beyond_running_and_queued_the_answer_is_overloaded() {
         })
     };
     let (first, second) = (spawned("1"), spawned("2"));
-    while server.running() < 2 {
-        tokio::task::yield_now().await;
-    }
+    within(until(|| server.running() == 2)).await;
     let third = within(client.send(&target, "3", &())).await.unwrap_err();
     assert_eq!((third.class, third.is_retryable()), (ErrorClass::WorkerOverloaded, true));
     gate.add_permits(2);
@@ -66,13 +70,9 @@ async fn a_queued_request_that_is_cancelled_never_runs() {
     let holder = tokio::spawn(async move { holder_client.send(&holder_target, "1", &()).await.map(|_| ()) });
     within(ran.acquire()).await.unwrap().forget();
     let queued = tokio::spawn(async move { client.send(&target, "2", &()).await.map(|_| ()) });
-    while server.running() < 2 {
-        tokio::task::yield_now().await;
-    }
+    within(until(|| server.running() == 2)).await;
     queued.abort();
-    while server.running() > 1 {
-        tokio::task::yield_now().await;
-    }
+    within(until(|| server.running() == 1)).await;
     gate.add_permits(1);
     within(holder).await.unwrap().unwrap();
     within(server.drained()).await;

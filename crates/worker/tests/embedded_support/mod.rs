@@ -1,5 +1,5 @@
 //! A real model for the embedded engine's tests: the GGUF that `BUSBAR_TEST_GGUF` names.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::print_stdout, reason = "a test that does not run says so")]
 
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
@@ -8,6 +8,7 @@ use llama_cpp_2::token::LlamaToken;
 use protocol::output::{CompletionUsage, EngineOutput, FinishReason};
 use protocol::request::{PreprocessedRequest, SamplingOptions, StopConditions};
 use std::mem::ManuallyDrop;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use tokio::sync::mpsc::Receiver;
 use worker::engine::embedded::{EmbeddedConfig, start};
@@ -26,7 +27,8 @@ pub(crate) fn model() -> Option<PathBuf> {
 /// An engine with what `change` sets, and its vocabulary. `None` without a model.
 pub(crate) fn engine(change: impl FnOnce(&mut EmbeddedConfig)) -> Option<(StartedEngine, Text)> {
     let path = model()?;
-    let mut config = EmbeddedConfig::of(&path);
+    // One thread: the tests run side by side, and ggml's threads would wait for each other.
+    let mut config = EmbeddedConfig { threads: NonZeroU32::new(1), ..EmbeddedConfig::of(&path) };
     change(&mut config);
     let started = start(config).expect("the model loads");
     // The engine has started llama.cpp's backend for this process and never ends it; this is only the proof of it.

@@ -63,10 +63,8 @@ impl<'m> Device<'m> {
             // One pool for all sequences. With the split one, copying a part of a sequence aborts the process.
             .with_kv_unified(true)
             .with_no_perf(true);
-        let context = with_reason(|| model.new_context(backend(), params)).map_err(|reason| EmbeddedError::Context {
-            path: path.into(),
-            kv_pool_tokens: limits.pool_tokens,
-            reason,
+        let context = with_reason(|| model.new_context(backend(), params)).map_err(|reason| {
+            EmbeddedError::Context { path: path.into(), kv_pool_tokens: limits.pool_tokens, reason }
         })?;
         let batch = LlamaBatch::new(rows as usize, 1);
         Ok(Self { context, batch, first_holder: limits.max_num_seqs, block_size: limits.block_size })
@@ -134,6 +132,11 @@ impl<'m> Device<'m> {
     pub(super) fn swap_for_shared(&mut self, seq: SeqId, place: Place) {
         self.remove(seq.0, Some(self.positions(place)));
         self.share(place, seq);
+    }
+
+    /// Drops the cells of a sequence from `position` on.
+    pub(super) fn forget_from(&mut self, seq: SeqId, position: u32) {
+        self.remove(seq.0, Some(position..i32::MAX.cast_unsigned()));
     }
 
     /// Drops all cells of a sequence.

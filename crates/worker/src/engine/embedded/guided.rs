@@ -106,7 +106,9 @@ fn grammar(guided: &GuidedDecoding) -> Result<Option<(&'static str, TopLevelGram
 /// A schema with our whitespace. A string is a schema written as text, as vLLM takes it.
 fn schema_of(schema: &Value, whitespace: Option<&str>) -> Result<Value, EngineError> {
     let mut schema = match schema {
-        Value::String(text) => serde_json::from_str(text).map_err(|e| invalid("json", &format!("it is no JSON: {e}")))?,
+        Value::String(text) => {
+            serde_json::from_str(text).map_err(|e| invalid("json", &format!("it is no JSON: {e}")))?
+        }
         Value::Object(_) | Value::Bool(_) => schema.clone(),
         _ => return Err(invalid("json", "a JSON schema is an object")),
     };

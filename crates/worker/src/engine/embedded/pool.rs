@@ -75,11 +75,15 @@ impl<'m> Pool<'m> {
     }
 
     fn take_cached(&mut self, sequence: &mut Sequence, residence: &mut Residence) -> u32 {
-        if residence.private || !residence.computed.is_multiple_of(self.block_size) {
+        if residence.private {
             return 0;
         }
-        let hit = self.matched(sequence, residence.tip, residence.computed);
+        let whole = residence.shared_blocks * self.block_size;
+        let hit = self.matched(sequence, residence.tip, whole);
         let Some(&tip) = hit.last() else { return 0 };
+        // A started block gives way to the whole one.
+        self.device.forget_from(residence.seq, whole);
+        residence.computed = whole;
         self.cache.pin(tip);
         if let Some(before) = residence.tip.replace(tip) {
             self.cache.unpin(before);
@@ -98,12 +102,12 @@ impl<'m> Pool<'m> {
         found
     }
 
-    /// The cached blocks that continue a sequence after `computed` tokens. The last token is always computed: its
+    /// The cached blocks that continue a sequence after its first `whole` tokens. The last token is always computed: its
     /// logits are what the sequence is here for.
-    fn matched(&self, sequence: &Sequence, tip: Option<BlockId>, computed: u32) -> Vec<BlockId> {
+    fn matched(&self, sequence: &Sequence, tip: Option<BlockId>, whole: u32) -> Vec<BlockId> {
         let mut parent = tip.map_or(Parent::Root, Parent::Block);
         let mut found = Vec::new();
-        let usable = &sequence.tokens[computed as usize..sequence.tokens.len() - 1];
+        let usable = &sequence.tokens[whole as usize..sequence.tokens.len() - 1];
         for tokens in usable.chunks_exact(self.block_size as usize) {
             let Some(block) = self.cache.child(sequence.namespace, parent, tokens) else { break };
             found.push(block);

@@ -13,6 +13,7 @@ use protocol::kv::{BlockHash, KvChange, block_hashes, tokens_hashes};
 use protocol::output::{EngineOutput, FinishReason};
 use protocol::request::{PreprocessedRequest, SamplingOptions, StopConditions};
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -24,6 +25,7 @@ struct Bench<'m> {
     limits: Limits,
     vocabulary: Vocabulary,
     guides: Guides,
+    model: Arc<LlamaModel>,
     shared: Arc<Shared>,
     kv_changes: mpsc::Receiver<KvChange>,
     /// What a router knows from the events.
@@ -36,7 +38,8 @@ fn with_bench(change: impl FnOnce(&mut EmbeddedConfig), test: impl FnOnce(Bench<
         return;
     };
     let model = Arc::new(load_model(&path, 0).expect("the model that BUSBAR_TEST_GGUF names loads"));
-    let mut config = EmbeddedConfig::of(&path);
+    // One thread: the tests run side by side, and ggml's threads would wait for each other.
+    let mut config = EmbeddedConfig { threads: NonZeroU32::new(1), ..EmbeddedConfig::of(&path) };
     change(&mut config);
     let limits = Limits::of(&config).unwrap();
     let limits = limits.with_model(model.n_ctx_train(), limits.pool_tokens);
@@ -51,7 +54,12 @@ impl<'m> Bench<'m> {
         let device = Device::new(model, path, &limits, CACHE_HOLDERS).unwrap();
         let runner = Runner::new(device, limits, CACHE_HOLDERS, arrivals, shared.clone(), kv_sender);
         let (vocabulary, guides) = (vocabulary(model), Guides::new(model.clone()));
-        Self { runner, limits, vocabulary, guides, shared, kv_changes, known: HashSet::new() }
+        Self { runner, limits, vocabulary, guides, model: model.clone(), shared, kv_changes, known: HashSet::new() }
+    }
+
+    fn tokens(&self, text: &str) -> Vec<u32> {
+        let tokens = self.model.vocab().tokenize(text.as_bytes(), false, true);
+        tokens.into_iter().map(|token| token.0.cast_unsigned()).collect()
     }
 
     fn submit(&self, prompt: &[u32], max_tokens: u32) -> Result<mpsc::Receiver<EngineOutput>, EngineError> {
@@ -145,15 +153,15 @@ fn random(state: &mut u64) -> u64 {
 #[test]
 fn a_thousand_random_requests_leave_events_cache_and_cached_tokens_in_agreement() {
     let small = |config: &mut EmbeddedConfig| {
-        (config.kv_pool_tokens, config.block_size, config.max_num_seqs) = (Some(256), Some(4), Some(4));
+        (config.kv_pool_tokens, config.block_size, config.max_num_seqs) = (Some(256), Some(2), Some(4));
     };
     with_bench(small, |mut bench| {
         let mut state = 0x5eed;
         let (mut hits, mut removed) = (0, 0);
         for number in 0..1000 {
             // A few roots, each with a few continuations: prompts share starts of every length.
-            let (root, fork, length) = (random(&mut state) % 6, random(&mut state) % 4, random(&mut state) % 24 + 2);
-            let mut tokens = prompt(root as u32, length as u32 / 2 + 1);
+            let (root, fork, length) = (random(&mut state) % 6, random(&mut state) % 6, random(&mut state) % 12 + 2);
+            let mut tokens = prompt(root as u32, length as u32 / 2 + 2);
             tokens.extend(prompt(100 + fork as u32, length as u32));
             let expected = bench.predicted(&tokens);
             let known_before = bench.known.len();
@@ -165,7 +173,7 @@ fn a_thousand_random_requests_leave_events_cache_and_cached_tokens_in_agreement(
             let held: HashSet<BlockHash> = bench.runner.pool.block_hashes();
             assert_eq!(held, bench.known, "after request {number}");
             hits += u32::from(cached > 0);
-            removed += u32::from(bench.known.len() < known_before + tokens.len() / 8);
+            removed += u32::from(bench.known.len() <= known_before);
         }
         assert!(hits > 300 && removed > 100, "{hits} hits, {removed} requests with eviction: the test tests something");
         let load = bench.load();
@@ -184,11 +192,11 @@ fn random_requests_at_once_keep_events_and_cache_in_agreement_through_preemption
     with_bench(small, |mut bench| {
         let mut state = 0xfeed;
         let mut receivers = Vec::new();
-        for _ in 0..60 {
+        for _ in 0..40 {
             let tokens = prompt((random(&mut state) % 5) as u32, (random(&mut state) % 30 + 2) as u32);
-            let receiver = bench.submit(&tokens, (random(&mut state) % 90 + 1) as u32).unwrap();
+            let receiver = bench.submit(&tokens, (random(&mut state) % 80 + 1) as u32).unwrap();
             // Some readers leave early.
-            if random(&mut state) % 8 > 0 {
+            if !random(&mut state).is_multiple_of(8) {
                 receivers.push(receiver);
             }
         }
@@ -210,14 +218,16 @@ fn preemption_neither_loses_nor_repeats_a_token() {
         (config.kv_pool_tokens, config.block_size, config.max_num_seqs) = (Some(256), Some(4), Some(3));
     };
     with_bench(small, |mut bench| {
-        let mut receivers: Vec<_> = (0..3).map(|seed| bench.submit(&prompt(seed, 20), 120).unwrap()).collect();
+        // Texts that go on in one way only, so that rounding, which depends on the batch, changes no token.
+        let texts =
+            ["1, 2, 3, 4, 5, 6, 7, 8, 9, 10,", "a b c a b c a b c a b c a b c", "red blue red blue red blue red blue"];
+        let prompts = texts.map(|text| bench.tokens(text));
+        let mut receivers: Vec<_> = prompts.iter().map(|prompt| bench.submit(prompt, 100).unwrap()).collect();
         let answers: Vec<_> = receivers.iter_mut().map(|receiver| bench.finish(receiver).0).collect();
         assert!(bench.load().preemptions_total > 0);
-        for (seed, answer) in (0..).zip(answers) {
-            assert_eq!(answer.len(), 120);
-            let mut alone = bench.submit(&prompt(seed, 20), 120).unwrap();
-            // Equal to the end but for rounding that depends on the batch: compare the start.
-            assert_eq!(bench.finish(&mut alone).0[..6], answer[..6]);
+        for (prompt, answer) in prompts.iter().zip(answers) {
+            let mut alone = bench.submit(prompt, 100).unwrap();
+            assert_eq!(bench.finish(&mut alone).0, answer);
         }
     });
 }

@@ -91,7 +91,8 @@ impl Sampler {
         let tail = if min_p > 0.0 { (-min_p.ln()).min(TAIL) } else { TAIL };
         let floor = best - tail * temperature;
         candidates.clear();
-        candidates.extend((0u32..).zip(row).filter(|&(_, &logit)| logit >= floor).map(|(token, &logit)| (logit, token)));
+        candidates
+            .extend((0u32..).zip(row).filter(|&(_, &logit)| logit >= floor).map(|(token, &logit)| (logit, token)));
         if top_k > 0 && top_k < candidates.len() {
             candidates.select_nth_unstable_by(top_k - 1, by_weight);
             candidates.truncate(top_k);

@@ -84,9 +84,7 @@ impl Shared {
     /// Replaces what is counted anew after every step.
     pub(super) fn publish(&self, pool: &Pool<'_>, running: &[Running], waiting: &VecDeque<Sequence>) {
         let (kv_used_blocks, active_decode_blocks) = pool.used_blocks(running);
-        let left = |running: &Running| {
-            running.sequence.prompt_tokens().saturating_sub(running.residence.computed)
-        };
+        let left = |running: &Running| running.sequence.prompt_tokens().saturating_sub(running.residence.computed);
         let prefill: u64 = running.iter().map(|running| u64::from(left(running))).sum::<u64>()
             + waiting.iter().map(|sequence| u64::from(sequence.prompt_tokens())).sum::<u64>();
         let mut state = self.state.lock();

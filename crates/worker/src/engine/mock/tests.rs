@@ -180,7 +180,7 @@ async fn a_slow_reader_loses_nothing_and_does_not_stall_the_others() {
 
 #[tokio::test]
 async fn counters_add_up_and_the_changes_tell_the_pool() {
-    let config = MockConfig { total_kv_blocks: 40, max_num_seqs: 8, max_num_batched_tokens: 20, ..small() };
+    let config = MockConfig { total_kv_blocks: 24, max_num_seqs: 8, max_num_batched_tokens: 20, ..small() };
     let StartedEngine { engine, mut kv_changes } = start(&config).unwrap();
     let mut streams = Vec::new();
     for n in 0..60u32 {

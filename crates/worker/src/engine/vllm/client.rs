@@ -128,13 +128,19 @@ impl Client {
         let Ok(sources) = answer.json::<Value>().await else { return Ok(None) };
         let Some(ranks) = sources.as_object() else { return Ok(None) };
         if ranks.len() > 1 {
-            tracing::warn!(ranks = ranks.len(), "only rank 0 of a data-parallel vLLM is followed; the others serve without KV events");
+            tracing::warn!(
+                ranks = ranks.len(),
+                "only rank 0 of a data-parallel vLLM is followed; the others serve without KV events"
+            );
         }
         Ok(ranks.get("0").and_then(|source| event_source(source, &self.host())))
     }
 
     /// Starts one sequence; the items are the chunks of its stream.
-    pub(crate) async fn complete(&self, body: &Value) -> Result<BoxStream<'static, Result<Chunk, StreamError>>, StreamError> {
+    pub(crate) async fn complete(
+        &self,
+        body: &Value,
+    ) -> Result<BoxStream<'static, Result<Chunk, StreamError>>, StreamError> {
         let broken = |error: reqwest::Error| StreamError::Broken(error.to_string());
         let answer = self.http.post(format!("{}/v1/completions", self.url)).json(body).send().await.map_err(broken)?;
         let status = answer.status();
@@ -239,7 +245,8 @@ mod tests {
 
     #[test]
     fn the_event_socket_is_dialled_at_the_servers_host() {
-        let mut source = json!({"enable_kv_cache_events": true, "publisher": "zmq", "endpoint": "tcp://*:5557", "topic": "kv"});
+        let mut source =
+            json!({"enable_kv_cache_events": true, "publisher": "zmq", "endpoint": "tcp://*:5557", "topic": "kv"});
         let at = |source: &Value| event_source(source, "10.0.0.7");
         assert_eq!(at(&source), Some(("tcp://10.0.0.7:5557".into(), "kv".into())));
         source["enable_kv_cache_events"] = json!(false);

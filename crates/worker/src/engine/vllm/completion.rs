@@ -425,10 +425,7 @@ mod tests {
         assert_eq!(end("abort", Value::Null), FinishReason::Cancelled);
         assert!(matches!(end("repetition", Value::Null), FinishReason::Error(_)));
         let error = json!({"error": {"message": "EngineCore died", "code": 500}});
-        assert_eq!(
-            outputs(&[error]).1.unwrap().finish_reason,
-            Some(FinishReason::Error("EngineCore died".into()))
-        );
+        assert_eq!(outputs(&[error]).1.unwrap().finish_reason, Some(FinishReason::Error("EngineCore died".into())));
         assert_eq!(outputs(&[json!({"choices": [{"token_ids": [1]}]})]).1, None, "cut in the middle");
     }
 

@@ -197,7 +197,14 @@ pub(crate) mod tests {
         let mut messages = Vec::new();
         while !rest.is_empty() {
             let count = number(&mut rest);
-            messages.push((0..count).map(|_| { let length = number(&mut rest); take(&mut rest, length).to_vec() }).collect());
+            messages.push(
+                (0..count)
+                    .map(|_| {
+                        let length = number(&mut rest);
+                        take(&mut rest, length).to_vec()
+                    })
+                    .collect(),
+            );
         }
         messages
     }
@@ -239,9 +246,8 @@ pub(crate) mod tests {
     }
 
     fn assert_same(event: &Event, expected: &serde_json::Value) {
-        let numbers = |key: &str| -> Vec<u64> {
-            expected[key].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect()
-        };
+        let numbers =
+            |key: &str| -> Vec<u64> { expected[key].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect() };
         let raw = |hashes: &[BlockHash]| -> Vec<u64> { hashes.iter().map(|hash| hash.0).collect() };
         match event {
             Event::Stored(stored) => {

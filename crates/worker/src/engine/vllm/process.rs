@@ -64,9 +64,8 @@ fn command_line(config: &SpawnConfig, http_port: u16, event_port: u16) -> Vec<St
     add("--port", Some(http_port.to_string()));
     add("--enable-prompt-tokens-details", None);
     // `*` makes vLLM bind; with an address it would dial.
-    let events = format!(
-        r#"{{"enable_kv_cache_events":true,"publisher":"zmq","endpoint":"tcp://*:{event_port}","topic":""}}"#
-    );
+    let events =
+        format!(r#"{{"enable_kv_cache_events":true,"publisher":"zmq","endpoint":"tcp://*:{event_port}","topic":""}}"#);
     add("--kv-events-config", Some(events));
     if let Some(name) = &config.served_name {
         add("--served-model-name", Some(name.clone()));
@@ -94,12 +93,8 @@ pub(crate) async fn start(config: &SpawnConfig) -> Result<(Child, AttachConfig),
     };
     tracing::info!(program = %config.program.display(), arguments = ?line, "starting vLLM");
     // Dropped anywhere on the way, the child goes too.
-    let mut child = Command::new(&config.program)
-        .args(&line)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(failed)?;
+    let mut child =
+        Command::new(&config.program).args(&line).stdin(Stdio::null()).kill_on_drop(true).spawn().map_err(failed)?;
     let client = Client::new(&attach.url)?;
     tokio::select! {
         ended = child.wait() => Err(ended.map_or_else(failed, VllmError::Ended)),

@@ -68,7 +68,12 @@ impl VllmEngine {
 
     /// Starts what follows the server: its events from `source`, its load, and its process. `changes` is closed when
     /// the engine is over.
-    pub(super) fn watch(&self, source: Option<(String, String)>, changes: mpsc::Sender<KvChange>, child: Option<Child>) {
+    pub(super) fn watch(
+        &self,
+        source: Option<(String, String)>,
+        changes: mpsc::Sender<KvChange>,
+        child: Option<Child>,
+    ) {
         let (state, until_end) = (self.state.clone(), changes.clone());
         self.tasks.spawn_to_end("vllm-process", async move {
             guard(child, &state.stopped).await;
@@ -76,7 +81,8 @@ impl VllmEngine {
         });
         match source {
             Some((endpoint, topic)) => {
-                let following = events::follow(endpoint, topic, self.profile.block_size as usize, changes, self.state.clone());
+                let following =
+                    events::follow(endpoint, topic, self.profile.block_size as usize, changes, self.state.clone());
                 let stopped = self.state.stopped.clone();
                 self.tasks.spawn("vllm-kv-events", async move {
                     stopped.run_until_cancelled(following).await;
@@ -175,7 +181,13 @@ impl Drop for Counted {
 
 /// One sequence, from the request to its end. A server that breaks off leaves the stream without an end, which lets
 /// the caller go on elsewhere; a request that vLLM refuses ends with its text.
-async fn relay(client: Client, body: Value, mut answer: Answer, outputs: mpsc::Sender<EngineOutput>, sequence: &Counted) {
+async fn relay(
+    client: Client,
+    body: Value,
+    mut answer: Answer,
+    outputs: mpsc::Sender<EngineOutput>,
+    sequence: &Counted,
+) {
     let mut chunks = match client.complete(&body).await {
         Ok(chunks) => chunks,
         Err(StreamError::Refused(text)) => {
