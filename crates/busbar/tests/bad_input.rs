@@ -1,4 +1,5 @@
 //! Bad input by name: one clear message with the field or file, why and the remedy; exit code not 0; nothing left running.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panic and says on standard error what it did not run")]
 
 mod machine;
 

@@ -1,4 +1,5 @@
 //! Both ways with stock `ai-dynamo`: its mocker workers behind our frontend, our embedded worker behind its frontend.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panic and says on standard error what it did not run")]
 
 mod machine;
 

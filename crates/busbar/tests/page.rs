@@ -1,4 +1,5 @@
 //! The status page in a real browser: chat typed and answered, a worker killed and shown, plots equal to `/metrics`.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panic and says on standard error what it did not run")]
 
 mod machine;
 

@@ -1,4 +1,5 @@
 //! `busbar up` with the real model: the journey of a newcomer, without the download (the model is in the tests' cache).
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panic and says on standard error what it did not run")]
 
 mod machine;
 

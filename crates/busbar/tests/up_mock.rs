@@ -1,4 +1,5 @@
 //! `busbar up` with the mock engine: the whole path over real processes and real TCP, no model needed.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panic and says on standard error what it did not run")]
 
 mod machine;
 

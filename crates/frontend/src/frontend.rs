@@ -41,7 +41,7 @@ pub enum FrontendError {
     /// The bind rule.
     #[error(
         "the API would listen on {0}, which others can reach, without API keys; give a keys file \
-         (`--api-keys-file`), or bind 127.0.0.1, or say `--allow-open` if that is what you mean"
+         (`--api-keys`), or bind 127.0.0.1, or say `--allow-open` if that is what you mean"
     )]
     OpenWithoutKeys(IpAddr),
     /// The keys file.
@@ -60,7 +60,7 @@ pub enum FrontendError {
     /// Where workers call back.
     #[error("listen for the workers' answers: {0}")]
     Responses(#[source] io::Error),
-    /// A weight of the router.
+    /// Weights of the router, all that are wrong.
     #[error("the router's {0}")]
     Router(String),
     /// The client that fetches model files.
@@ -81,8 +81,9 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
     if open && !keys.required() && !config.http.allow_open {
         return Err(FrontendError::OpenWithoutKeys(config.http.host));
     }
-    if let Some(bad) = config.router.violations().first() {
-        return Err(FrontendError::Router(bad.to_string()));
+    let wrong: Vec<String> = config.router.violations().iter().map(ToString::to_string).collect();
+    if !wrong.is_empty() {
+        return Err(FrontendError::Router(wrong.join("; ")));
     }
     let api = listen("API", SocketAddr::new(config.http.host, config.http.port), &config)?;
     let admin_at = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), config.http.admin_port);

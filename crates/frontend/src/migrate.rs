@@ -4,7 +4,7 @@
 
 use crate::dispatch::{Attempt, Dispatcher, Failure, Live};
 use crate::models::ServedModel;
-use protocol::ids::{InstanceId, WorkerRank};
+use protocol::ids::InstanceId;
 use protocol::output::{EngineOutput, FinishReason};
 use protocol::request::PreprocessedRequest;
 use runtime::request_plane::{ErrorClass, RequestError};
@@ -110,11 +110,6 @@ impl Answer {
                 }
             }
         }
-    }
-
-    /// Where the answer runs now.
-    pub(crate) fn worker(&self) -> Option<WorkerRank> {
-        self.live.as_ref().map(|live| live.booking.worker)
     }
 
     /// The booking of the running stream.

@@ -5,7 +5,7 @@
 //! same microsecond would otherwise both see the same idle worker.
 
 use crate::health::{Fault, Health};
-use crate::metrics::{Metrics, WorkerMetrics};
+use crate::metrics::{Histogram, Metrics, WorkerMetrics};
 use parking_lot::Mutex;
 use protocol::card::RuntimeConfig;
 use protocol::discovery::EndpointRecord;
@@ -20,7 +20,6 @@ use router::{Applied, BookingId, Index, Loads, Overlaps, Placement, Prompt, Rout
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::watch;
 
 /// Data-parallel ranks read from one card; more is a mistake in the card.
 const RANKS_MAX: u32 = 64;
@@ -33,7 +32,6 @@ pub(crate) struct WorkerSet {
     metrics: Arc<Metrics>,
     epoch: Instant,
     state: Mutex<State>,
-    members_changed: watch::Sender<u64>,
 }
 
 struct State {
@@ -51,6 +49,7 @@ struct Member {
     limits: RuntimeConfig,
     since: Instant,
     health: Health,
+    hit_rate: Histogram,
     ranks: Vec<Rank>,
 }
 
@@ -120,7 +119,6 @@ impl WorkerSet {
             metrics,
             epoch: Instant::now(),
             state: Mutex::new(state),
-            members_changed: watch::Sender::new(0),
         })
     }
 
@@ -147,11 +145,13 @@ impl WorkerSet {
         for rank in &ranks {
             rank.metrics.kv_total_blocks.set(limits.total_kv_blocks.unwrap_or(0).try_into().unwrap_or(i64::MAX));
         }
-        let member = Member { endpoint, limits: limits.clone(), since: Instant::now(), health: Health::default(), ranks };
+        let router_id = format!("{:x}", self.metrics.router_id);
+        let labels = [endpoint.namespace.as_str(), endpoint.component.as_str(), &router_id, &router_id];
+        let hit_rate = self.metrics.router_kv_hit_rate.with(&labels);
+        let (limits, since, health) = (limits.clone(), Instant::now(), Health::default());
+        let member = Member { endpoint, limits, since, health, hit_rate, ranks };
         state.members.insert(instance, member);
         state.rebuild_views();
-        drop(state);
-        self.members_changed.send_modify(|version| *version += 1);
     }
 
     /// Removes a worker with its load and its cached blocks. Running streams are not cut by it.
@@ -165,12 +165,6 @@ impl WorkerSet {
         for rank in &member.ranks {
             rank.metrics.forget(&self.metrics);
         }
-        self.members_changed.send_modify(|version| *version += 1);
-    }
-
-    /// Workers that are registered.
-    pub(crate) fn len(&self) -> usize {
-        self.state.lock().members.len()
     }
 
     /// How `instance` is reached, while it is registered.
@@ -181,11 +175,6 @@ impl WorkerSet {
     /// Whether `instance` is registered here.
     pub(crate) fn contains(&self, instance: InstanceId) -> bool {
         self.state.lock().members.contains_key(&instance)
-    }
-
-    /// Resolves when a worker came or went after this call.
-    pub(crate) fn members_watch(&self) -> watch::Receiver<u64> {
-        self.members_changed.subscribe()
     }
 
     /// Chooses a worker and books the request on it, in one step.
@@ -221,11 +210,12 @@ impl WorkerSet {
         let id = state.loads.book(booking, self.epoch.elapsed());
         let member = state.members.get(&placement.worker.worker_id).ok_or(SelectError::NoWorkers)?;
         let rank = member.ranks.iter().find(|rank| rank.worker == placement.worker).ok_or(SelectError::NoWorkers)?;
-        let (endpoint, metrics) = (member.endpoint.clone(), rank.metrics.clone());
+        let (endpoint, metrics, hit_rate) = (member.endpoint.clone(), rank.metrics.clone(), member.hit_rate.clone());
         drop(guard);
         metrics.placements.inc();
         metrics.prompt_tokens.inc_by(ask.prompt.tokens as u64);
         metrics.cached_tokens.inc_by(placement.cached_tokens);
+        hit_rate.observe(placement.cached_tokens as f64 / ask.prompt.tokens.max(1) as f64);
         let again = ask.avoid.contains(&placement.worker.worker_id);
         let booking = Booked { set: self.clone(), id, worker: placement.worker, metrics, in_prefill: true };
         Ok(Chosen { endpoint, booking, placement, again })
@@ -279,11 +269,6 @@ impl WorkerSet {
     /// Forgets one rank's cache.
     pub(crate) fn forget_cache(&self, worker: WorkerRank) {
         self.state.lock().index.remove_rank(worker);
-    }
-
-    /// Blocks that the index has of one rank.
-    pub(crate) fn cached_blocks(&self, worker: WorkerRank) -> usize {
-        self.state.lock().index.blocks_of(worker)
     }
 
     /// Counts a hole in the numbers of a rank's events.
@@ -344,7 +329,7 @@ impl WorkerSet {
 
 /// The kind of engine, when the worker tells it; stock workers do not.
 fn engine_of(limits: &RuntimeConfig) -> Option<String> {
-    let told = limits.other.get("runtime_data")?.get("engine")?;
+    let told = limits.other.get("runtime_data")?.get("busbar_engine")?;
     told.as_str().map(str::to_owned)
 }
 

@@ -1,4 +1,5 @@
 //! Manifests in, processes or findings out.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 use graph::local::{BUILT_IN_GRAPH, Role, render};
 use graph::{Finding, parse};

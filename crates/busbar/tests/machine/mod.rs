@@ -1,5 +1,5 @@
 //! A machine of its own for a black-box test: a new home, a free port, the real binary.
-#![allow(dead_code, reason = "each test takes what it needs")]
+#![allow(dead_code, unreachable_pub, reason = "each test takes what it needs")]
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

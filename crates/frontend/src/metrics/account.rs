@@ -71,6 +71,7 @@ pub(crate) struct Account {
     model: Arc<ModelMetrics>,
     kind: RequestKind,
     caller: Caller,
+    request_id: uuid::Uuid,
     started: Instant,
     first_token: Option<Instant>,
     last_token: Instant,
@@ -85,7 +86,7 @@ impl Account {
         model: Arc<ModelMetrics>,
         kind: RequestKind,
         caller: Caller,
-        started: Instant,
+        (request_id, started): (uuid::Uuid, Instant),
     ) -> Self {
         metrics.requests_started.with(&[&model.name, kind.endpoint, kind.request_type()]).inc();
         if let Caller::Named(key) = &caller {
@@ -95,7 +96,18 @@ impl Account {
         model.inflight.inc();
         model.queued.inc();
         let metrics = metrics.clone();
-        Self { metrics, model, kind, caller, started, first_token: None, last_token: started, tokens: 0, closed: false }
+        Self {
+            metrics,
+            model,
+            kind,
+            caller,
+            request_id,
+            started,
+            first_token: None,
+            last_token: started,
+            tokens: 0,
+            closed: false,
+        }
     }
 
     pub(crate) fn started(&self) -> Instant {
@@ -148,6 +160,17 @@ impl Account {
         let labels = [&model.name, kind.endpoint, kind.request_type(), status, outcome.error_type()];
         self.metrics.requests.with(&labels).inc();
         count_failure(&self.metrics, outcome);
+        tracing::info!(
+            request_id = %self.request_id,
+            model = model.name,
+            endpoint = kind.endpoint,
+            key = self.caller.name(),
+            status,
+            error_type = outcome.error_type(),
+            completion_tokens = self.tokens,
+            elapsed_ms = self.started.elapsed().as_millis() as u64,
+            "a request ended"
+        );
         match outcome {
             Outcome::Cancelled => {
                 self.metrics.cancellations.with(&[&model.name, kind.endpoint, kind.request_type()]).inc();
@@ -198,7 +221,7 @@ mod tests {
 
     fn open(metrics: &Arc<Metrics>) -> Account {
         let kind = RequestKind { endpoint: "chat_completions", stream: true };
-        Account::open(metrics, metrics.model("m"), kind, Caller::Named("alice".into()), Instant::now())
+        Account::open(metrics, metrics.model("m"), kind, Caller::Named("alice".into()), (uuid::Uuid::nil(), Instant::now()))
     }
 
     #[test]

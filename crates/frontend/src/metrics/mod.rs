@@ -28,8 +28,6 @@ pub(crate) struct Metrics {
 
     pub(crate) active_requests: Gauges,
     pub(crate) cached_tokens: Histograms,
-    pub(crate) detokenize_token_count: Gauges,
-    pub(crate) detokenize_total_us: Gauges,
     pub(crate) disconnected_clients: Gauges,
     pub(crate) failures: Counters,
     pub(crate) inflight_requests: Gauges,
@@ -56,7 +54,6 @@ pub(crate) struct Metrics {
     pub(crate) stage_duration: Histograms,
     pub(crate) stage_requests: Gauges,
     pub(crate) time_to_first_token: Histograms,
-    pub(crate) tokenize_seconds: Histograms,
 
     pub(crate) worker_active_decode_blocks: Gauges,
     pub(crate) worker_active_prefill_tokens: Gauges,
@@ -96,8 +93,6 @@ impl Metrics {
             router_id,
             active_requests: reg.gauges(&f::ACTIVE_REQUESTS),
             cached_tokens: reg.histograms(&f::CACHED_TOKENS),
-            detokenize_token_count: reg.gauges(&f::DETOKENIZE_TOKEN_COUNT),
-            detokenize_total_us: reg.gauges(&f::DETOKENIZE_TOTAL_US),
             disconnected_clients: reg.gauges(&f::DISCONNECTED_CLIENTS),
             failures: reg.counters(&f::FAILURES_TOTAL),
             inflight_requests: reg.gauges(&f::INFLIGHT_REQUESTS),
@@ -124,7 +119,6 @@ impl Metrics {
             stage_duration: reg.histograms(&f::STAGE_DURATION_SECONDS),
             stage_requests: reg.gauges(&f::STAGE_REQUESTS),
             time_to_first_token: reg.histograms(&f::TIME_TO_FIRST_TOKEN_SECONDS),
-            tokenize_seconds: reg.histograms(&f::TOKENIZE_SECONDS),
             worker_active_decode_blocks: reg.gauges(&w::WORKER_ACTIVE_DECODE_BLOCKS),
             worker_active_prefill_tokens: reg.gauges(&w::WORKER_ACTIVE_PREFILL_TOKENS),
             worker_last_input_tokens: reg.gauges(&w::WORKER_LAST_INPUT_SEQUENCE_TOKENS),

@@ -1,7 +1,7 @@
 //! What discovery says, put in order: for each model name the accepted card and its workers, and who is left out. Pure.
 
 use protocol::card::ModelCard;
-use protocol::discovery::{EndpointRecord, ModelRecord};
+use protocol::discovery::{EndpointRecord, ModelRecord, RequestTransport};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -114,7 +114,10 @@ impl Ledger {
                 leave_out(format!("its card differs from the first one of this name in {}", differences(&group.card, card)));
                 continue;
             }
-            if let Some(endpoint) = self.endpoints.get(key) {
+            let Some(endpoint) = self.endpoints.get(key) else { continue };
+            if matches!(endpoint.transport, RequestTransport::NatsTcp(_)) {
+                leave_out("it takes requests over NATS, which is not spoken here yet".into());
+            } else {
                 group.members.push((endpoint.clone(), card.clone()));
             }
         }
@@ -275,6 +278,16 @@ mod tests {
         check(&|card| card.model_input = "Text".into(), "model_input");
         check(&|card| card.worker_type = Some("prefill".into()), "worker_type");
         check(&|card| card.model_type = "Embedding".into(), "model_type");
+    }
+
+    #[test]
+    fn a_worker_that_takes_requests_over_nats_is_left_out() {
+        let mut ledger = ledger(&[(1, &|_| ()), (2, &|_| ())]);
+        let mut nats = endpoint(1);
+        nats.transport = RequestTransport::NatsTcp("dynamo_backend.generate-1".into());
+        ledger.put_endpoint("1".into(), nats);
+        assert_eq!(members(&ledger), [2]);
+        assert!(ledger.groups().1[0].reason.contains("NATS"));
     }
 
     #[test]

@@ -15,5 +15,5 @@ pub mod sse;
 mod validate;
 
 pub use error::ApiError;
-pub use parse::{parse_chat, parse_completion};
+pub use parse::{ParseRules, parse_chat, parse_chat_by, parse_completion, parse_completion_by};
 pub use request::{ChatCompletionRequest, CompletionRequest};

@@ -14,12 +14,29 @@ const MAX_CHAT_LOGPROBS: u32 = 20;
 /// Most alternatives per token in a completion. OpenAI's limit.
 const MAX_COMPLETION_LOGPROBS: u64 = 5;
 
-/// Reads the body of `/v1/chat/completions`.
+/// What the operator changed about reading. `Default` is the stock frontend's way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ParseRules {
+    /// Leave unknown fields out in place of refusing them.
+    pub ignore_unsupported: bool,
+    /// Refuse `nvext`.
+    pub refuse_nvext: bool,
+}
+
+/// Reads the body of `/v1/chat/completions` by the default rules.
 ///
 /// # Errors
 /// 400 that names the first field at fault in `param` and tells every violation.
 pub fn parse_chat(bytes: &[u8]) -> Result<ChatCompletionRequest, ApiError> {
-    let mut body = read(bytes, Endpoint::Chat)?;
+    parse_chat_by(bytes, ParseRules::default())
+}
+
+/// Reads the body of `/v1/chat/completions`.
+///
+/// # Errors
+/// 400 that names the first field at fault in `param` and tells every violation.
+pub fn parse_chat_by(bytes: &[u8], rules: ParseRules) -> Result<ChatCompletionRequest, ApiError> {
+    let mut body = read(bytes, Endpoint::Chat, rules)?;
     let Some(messages) = body.messages.take() else { return Err(missing("messages")) };
     let mut violations = Violations::default();
     validate::messages(&messages, &mut violations);
@@ -47,12 +64,20 @@ pub fn parse_chat(bytes: &[u8]) -> Result<ChatCompletionRequest, ApiError> {
     })
 }
 
-/// Reads the body of `/v1/completions`.
+/// Reads the body of `/v1/completions` by the default rules.
 ///
 /// # Errors
 /// 400 that names the first field at fault in `param` and tells every violation.
 pub fn parse_completion(bytes: &[u8]) -> Result<CompletionRequest, ApiError> {
-    let mut body = read(bytes, Endpoint::Completion)?;
+    parse_completion_by(bytes, ParseRules::default())
+}
+
+/// Reads the body of `/v1/completions`.
+///
+/// # Errors
+/// 400 that names the first field at fault in `param` and tells every violation.
+pub fn parse_completion_by(bytes: &[u8], rules: ParseRules) -> Result<CompletionRequest, ApiError> {
+    let mut body = read(bytes, Endpoint::Completion, rules)?;
     let Some(prompts) = body.prompt.take().map(|prompt| prompt.0) else { return Err(missing("prompt")) };
     let mut violations = Violations::default();
     check_prompts(&prompts, &mut violations);
@@ -74,7 +99,7 @@ pub fn parse_completion(bytes: &[u8]) -> Result<CompletionRequest, ApiError> {
 }
 
 /// Parses the body and refuses fields that this endpoint does not know.
-fn read(bytes: &[u8], endpoint: Endpoint) -> Result<Body, ApiError> {
+fn read(bytes: &[u8], endpoint: Endpoint, rules: ParseRules) -> Result<Body, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let body: Body = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -82,7 +107,10 @@ fn read(bytes: &[u8], endpoint: Endpoint) -> Result<Body, ApiError> {
         unreadable(&error.into_inner().to_string(), (path != ".").then_some(path))
     })?;
     json.end().map_err(|error| unreadable(&error.to_string(), None))?;
-    let unsupported = body.unsupported(endpoint);
+    if rules.refuse_nvext && body.nvext.is_some() {
+        return Err(ApiError::invalid("nvext", "Validation: nvext is switched off at this frontend: leave it out"));
+    }
+    let unsupported = if rules.ignore_unsupported { Vec::new() } else { body.unsupported(endpoint) };
     if let Some(first) = unsupported.first() {
         let names: Vec<String> = unsupported.iter().take(16).map(|name| format!("`{}`", bounded(name))).collect();
         let message = format!("Validation: Unsupported parameter(s): {}", names.join(", "));

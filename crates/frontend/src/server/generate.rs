@@ -11,7 +11,7 @@ use crate::models::{Entry, ServedModel};
 use crate::openai::request::Common;
 use crate::openai::response::{Collected, NvextResponse, chat_completion, completion as completion_answer};
 use crate::openai::sse::{self, ChunkWriter};
-use crate::openai::{ApiError, ChatCompletionRequest, CompletionRequest, parse_chat, parse_completion};
+use crate::openai::{ApiError, ChatCompletionRequest, CompletionRequest, ParseRules, parse_chat_by, parse_completion_by};
 use crate::preprocess::Prepared;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
@@ -33,7 +33,7 @@ pub(crate) async fn chat(
     Extension(ids): Extension<RequestIds>,
     request: Request,
 ) -> Response {
-    walk(app, ids, request, "chat_completions", |body| parse_chat(body).map(Asked::Chat)).await
+    walk(app, ids, request, "chat_completions", |body, rules| parse_chat_by(body, rules).map(Asked::Chat)).await
 }
 
 /// `POST /v1/completions`.
@@ -42,8 +42,10 @@ pub(crate) async fn completion(
     Extension(ids): Extension<RequestIds>,
     request: Request,
 ) -> Response {
-    walk(app, ids, request, "completions", |body| parse_completion(body).map(Asked::Completion)).await
+    walk(app, ids, request, "completions", |body, rules| parse_completion_by(body, rules).map(Asked::Completion)).await
 }
+
+type Parse = fn(&[u8], ParseRules) -> Result<Asked, ApiError>;
 
 /// What was asked.
 enum Asked {
@@ -87,7 +89,7 @@ async fn walk(
     ids: RequestIds,
     request: Request,
     endpoint: &'static str,
-    parse: fn(&[u8]) -> Result<Asked, ApiError>,
+    parse: Parse,
 ) -> Response {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
@@ -130,11 +132,14 @@ async fn walk(
     }
 }
 
-async fn parsed(app: &App, bytes: Bytes, parse: fn(&[u8]) -> Result<Asked, ApiError>) -> Result<Asked, ApiError> {
+async fn parsed(app: &App, bytes: Bytes, parse: Parse) -> Result<Asked, ApiError> {
+    let config = &app.config;
+    let rules =
+        ParseRules { ignore_unsupported: config.ignore_unsupported_fields, refuse_nvext: config.disable_nvext };
     if bytes.len() <= PARSE_INLINE_BYTES_MAX {
-        return parse(&bytes);
+        return parse(&bytes, rules);
     }
-    on_text_thread(app, move || parse(&bytes)).await
+    on_text_thread(app, move || parse(&bytes, rules)).await
 }
 
 /// Runs text work off the I/O threads, as much at once as there are cores.
@@ -221,7 +226,7 @@ impl Accepted {
     }
 
     fn account(&self, model: Arc<crate::metrics::ModelMetrics>, kind: RequestKind) -> Account {
-        Account::open(&self.app.metrics, model, kind, self.caller.clone(), self.started)
+        Account::open(&self.app.metrics, model, kind, self.caller.clone(), (self.ids.own, self.started))
     }
 
     fn find(&self, asked: &Asked) -> Result<Arc<ServedModel>, ApiError> {

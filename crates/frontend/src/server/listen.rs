@@ -1,5 +1,6 @@
 //! Sockets: listen, accept, serve, drain. TCP_NODELAY on each, a bound on all.
 
+use super::socket::{StallGuard, WRITE_STALL_MAX};
 use super::{App, answer};
 use crate::config::FrontendConfig;
 use axum::Router;
@@ -111,7 +112,7 @@ async fn converse(socket: TcpStream, app: Arc<App>, routes: Router, limits: Serv
         .header_read_timeout(limits.header_read_timeout)
         .max_headers(HEADERS_MAX)
         .max_buf_size(READ_BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(socket), service);
+        .serve_connection(TokioIo::new(StallGuard::new(socket, WRITE_STALL_MAX)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -4,6 +4,7 @@ pub(crate) mod failure;
 mod generate;
 mod listen;
 mod read;
+mod socket;
 mod stream;
 
 pub(crate) use listen::{Listener, ServeLimits};
@@ -111,6 +112,8 @@ pub(crate) fn routes(app: Arc<App>, surface: Surface) -> Router {
             .route("/", get(status::shell))
             .route("/status/page.css", get(status::style))
             .route("/status/page.js", get(status::script))
+            .route("/status/figures.js", get(status::figures))
+            .route("/status/chat.js", get(status::chat))
             .route("/status/icon.svg", get(status::icon))
             .route("/status/snapshot", get(status_snapshot)),
     };

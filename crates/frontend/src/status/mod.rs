@@ -4,6 +4,6 @@ mod page;
 mod routes;
 mod snapshot;
 
-pub(crate) use page::{icon, script, shell, style};
+pub(crate) use page::{chat, figures, icon, script, shell, style};
 pub(crate) use routes::{Route, RouteBoard};
 pub(crate) use snapshot::snapshot;

@@ -22,6 +22,16 @@ pub(crate) async fn script() -> Response {
     file("text/javascript; charset=utf-8", include_str!("../../../../assets/status-page/page.js"))
 }
 
+/// `GET /status/figures.js`.
+pub(crate) async fn figures() -> Response {
+    file("text/javascript; charset=utf-8", include_str!("../../../../assets/status-page/figures.js"))
+}
+
+/// `GET /status/chat.js`.
+pub(crate) async fn chat() -> Response {
+    file("text/javascript; charset=utf-8", include_str!("../../../../assets/status-page/chat.js"))
+}
+
 /// `GET /status/icon.svg`.
 pub(crate) async fn icon() -> Response {
     file("image/svg+xml", include_str!("../../../../assets/status-page/icon.svg"))

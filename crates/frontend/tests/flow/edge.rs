@@ -122,7 +122,7 @@ async fn an_address_that_others_reach_needs_keys_or_the_explicit_word() {
         config
     };
     let Err(refused) = frontend::start(config(|_| ()), Discovery::memory()).await else { panic!("it must not start") };
-    for word in ["0.0.0.0", "--api-keys-file", "--allow-open", "127.0.0.1"] {
+    for word in ["0.0.0.0", "--api-keys", "--allow-open", "127.0.0.1"] {
         assert!(refused.to_string().contains(word), "{refused}");
     }
     let open = frontend::start(config(|config| config.http.allow_open = true), Discovery::memory()).await.unwrap();
@@ -181,4 +181,19 @@ async fn health_and_live_answer_without_any_worker() {
     assert_eq!(get("/health").await, json!({ "status": "healthy", "endpoints": [], "instances": [] }));
     assert_eq!(get("/live").await["status"], "live");
     assert_eq!(get("/v1/models").await, json!({ "object": "list", "data": [] }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_may_let_unknown_fields_pass_and_switch_nvext_off() {
+    let unknown = ask("x", &json!({ "frobnicate": 1 }));
+    let nvext = ask("x", &json!({ "nvext": { "annotations": [] } }));
+    for (ignore, refuse) in [(false, false), (true, true)] {
+        let stage = Stage::with(|config| {
+            (config.ignore_unsupported_fields, config.disable_nvext) = (ignore, refuse);
+        })
+        .await;
+        let _worker = stage.worker(WorkerPlan { instance: 1, ..WorkerPlan::default() }).await;
+        assert_eq!(stage.chat(&unknown).await.status(), if ignore { 200 } else { 400 });
+        assert_eq!(stage.chat(&nvext).await.status(), if refuse { 400 } else { 200 });
+    }
 }

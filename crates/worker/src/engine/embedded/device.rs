@@ -50,14 +50,16 @@ impl<'m> Device<'m> {
         limits: &Limits,
         holders: u32,
     ) -> Result<Self, EmbeddedError> {
-        let rows = limits.batch_rows();
+        let sequences = limits.max_num_seqs + holders;
+        // llama.cpp aborts the process when a batch could hold fewer rows than there are sequence ids.
+        let rows = limits.batch_rows().max(sequences);
         let threads = i32::try_from(limits.threads).unwrap_or(i32::MAX);
         let params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(limits.pool_tokens))
             .with_n_batch(rows)
             // One micro-batch a step: a step then has all of its cells or none.
             .with_n_ubatch(rows)
-            .with_n_seq_max(limits.max_num_seqs + holders)
+            .with_n_seq_max(sequences)
             .with_n_threads(threads)
             .with_n_threads_batch(threads)
             // One pool for all sequences. With the split one, copying a part of a sequence aborts the process.

@@ -295,6 +295,22 @@ fn equal_prompts_at_once_are_computed_once() {
 }
 
 #[test]
+fn a_started_block_that_gives_way_to_a_cached_one_leaves_no_cell_behind() {
+    let tight = |config: &mut EmbeddedConfig| {
+        (config.kv_pool_tokens, config.max_num_batched_tokens, config.max_num_seqs) = (Some(256), Some(120), Some(2));
+    };
+    with_bench(tight, |mut bench| {
+        // The first step computes the first prompt and 20 tokens of the second, which then finds 96 tokens cached.
+        // Sharing 96 and owning 4 + 76 each, both together need 256 cells: one too many would preempt.
+        let prompts = [7, 8].map(|last| [&prompt(3, 98)[..], &[last, last]].concat());
+        let mut streams = prompts.map(|prompt| bench.submit(&prompt, 77).unwrap());
+        let cached = streams.each_mut().map(|stream| bench.finish(stream).1);
+        assert_eq!(cached, [0, 80]);
+        assert_eq!(bench.load().preemptions_total, 0);
+    });
+}
+
+#[test]
 fn as_many_wait_as_may_and_the_next_is_refused() {
     let narrow = |config: &mut EmbeddedConfig| (config.max_num_seqs, config.max_waiting) = (Some(1), Some(2));
     with_bench(narrow, |mut bench| {

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 /// Candidates further below the best than this many units of (logit ÷ temperature) are left out of a draw: together
-/// they weigh less than 2 × 10⁻⁶ even for a vocabulary of 262,144.
+/// they weigh less than 4 × 10⁻⁶ even for a vocabulary of 262,144.
 const TAIL: f32 = 25.0;
 
 /// How one request chooses its tokens. Checked by [`super::request`].
