@@ -17,13 +17,18 @@ export function askForKey() {
   const dialog = byId("key-dialog");
   return new Promise((resolve) => {
     byId("key").value = "";
+    byId("key-wrong").hidden = apiKey === null;
     dialog.returnValue = "";
     byId("key-form").onsubmit = () => {
       apiKey = byId("key").value.trim();
       dialog.returnValue = "given";
     };
     byId("key-cancel").onclick = () => dialog.close();
-    dialog.onclose = () => resolve(dialog.returnValue !== "");
+    // A key that was refused is forgotten with the question.
+    dialog.onclose = () => {
+      if (dialog.returnValue === "") apiKey = null;
+      resolve(dialog.returnValue !== "");
+    };
     dialog.showModal();
   });
 }
@@ -98,7 +103,7 @@ async function* eventsOf(response) {
   }
 }
 
-async function post(model, signal) {
+async function post(answer, model, signal) {
   const body = {
     model,
     messages: conversation,
@@ -108,6 +113,7 @@ async function post(model, signal) {
     nvext: { extra_fields: ["worker_id"] },
   };
   for (;;) {
+    answer.started_at = performance.now();
     const headers = { "content-type": "application/json", ...authorization() };
     const response = await fetch("/v1/chat/completions", { method: "POST", headers, body: JSON.stringify(body), signal });
     if (response.status !== 401 || !(await askForKey())) return response;
@@ -158,7 +164,7 @@ function showMeta(answer) {
 }
 
 async function stream(answer, model) {
-  const response = await post(model, running.signal);
+  const response = await post(answer, model, running.signal);
   if (!response.ok) throw new Error(await faultOf(response));
   for await (const payload of eventsOf(response)) {
     follow(() => {
@@ -178,15 +184,16 @@ async function send() {
   makeTurn("user", text);
   conversation.push({ role: "user", content: text });
   const turn = makeTurn("assistant", "");
-  const answer = { turn, workers: [], started_at: performance.now(), first_at: null, last_at: null, usage: null };
+  const answer = { turn, workers: [], started_at: null, first_at: null, last_at: null, usage: null };
   turn.element.dataset.state = "streaming";
   byId("log").setAttribute("aria-busy", "true");
   showComposer();
   try {
     await stream(answer, model);
   } catch (error) {
-    if (error.name === "AbortError") answer.stopped = true;
-    else follow(() => turn.element.append(make("p", { class: "fault", role: "alert" }, error.message)));
+    answer.stopped = error.name === "AbortError";
+    const fault = error.name === "TypeError" ? "The frontend cannot be reached." : error.message;
+    if (!answer.stopped) follow(() => turn.element.append(make("p", { class: "fault", role: "alert" }, fault)));
     turn.element.dataset.fault = answer.stopped ? "" : error.message;
   }
   turn.element.dataset.state = "done";

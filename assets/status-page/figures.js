@@ -115,7 +115,7 @@ export class Plot {
     this.svg = document.createElementNS(SVG, "svg");
     const attributes = { class: "plot", viewBox: "0 0 100 100", preserveAspectRatio: "none", role: "img" };
     for (const [key, value] of Object.entries(attributes)) this.svg.setAttribute(key, value);
-    [this.title, this.base, this.under, this.line] = ["title", "path", "path", "path"].map((tag) => {
+    [this.title, this.base, this.under, this.line, this.dots] = ["title", "path", "path", "path", "path"].map((tag) => {
       const part = document.createElementNS(SVG, tag);
       this.svg.append(part);
       return part;
@@ -124,6 +124,7 @@ export class Plot {
     this.base.setAttribute("d", "M0 100H100");
     this.under.setAttribute("class", "under");
     this.line.setAttribute("class", "line");
+    this.dots.setAttribute("class", "line dots");
   }
 
   add(at, value) {
@@ -144,18 +145,24 @@ export class Plot {
     const y = (value) => (100 - (value / top) * 100).toFixed(2);
     let line = "";
     let under = "";
+    let dots = "";
     for (const run of this.runs()) {
       const path = run.map(([at, value]) => `${x(at)} ${y(value)}`);
-      // A run of one point is drawn as a dot: a line of no length with round ends.
-      line += `M${path.length > 1 ? path.join("L") : `${path[0]}L${path[0]}`}`;
-      if (path.length > 1) under += `M${x(run[0][0])} 100L${path.join("L")}L${x(run[run.length - 1][0])} 100Z`;
+      if (path.length === 1) {
+        // A dot: a line of no length with round ends.
+        dots += `M${path[0]}L${path[0]}`;
+        continue;
+      }
+      line += `M${path.join("L")}`;
+      under += `M${x(run[0][0])} 100L${path.join("L")}L${x(run[run.length - 1][0])} 100Z`;
     }
     this.line.setAttribute("d", line);
     this.under.setAttribute("d", under);
+    this.dots.setAttribute("d", dots);
     const last = this.points[this.points.length - 1][1];
     this.svg.dataset.value = last === null ? "" : String(last);
-    const now_text = last === null ? "nothing now" : `now ${this.format(last)}`;
-    setText(this.title, `${this.name}, last two minutes: ${now_text}, highest ${this.format(peak)}`);
+    const told = last === null ? "nothing now" : `now ${this.format(last)}`;
+    setText(this.title, `${this.name}, last two minutes: ${told}, highest ${this.format(peak)}`);
   }
 
   /** Stretches without a gap. */

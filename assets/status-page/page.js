@@ -93,14 +93,14 @@ function makeRow(worker) {
   const state = make("span", { class: "pill" });
   const note = make("p", { class: "note" });
   const small = (...parts) => make("small", {}, ...parts);
-  const hits = make("span", { class: "hidden" }, ", ", figure("cached_tokens_total"), " cached");
+  const hits = make("span", { class: "hidden" }, " tokens, ", figure("cached_tokens_total"), " cached");
   const measures = make(
     "dl",
     { class: "measures" },
     measure("Decode load", [figure("active_decode_blocks"), small(" blocks · ", figure("active_requests"), " req")], plots.active_decode_blocks),
     measure("KV blocks", [figure("kv_used_blocks"), small(" of ", figure("kv_total_blocks"))], plots.kv_used_blocks),
     measure("In the prefix index", [figure("index_blocks"), small(" blocks")], plots.index_blocks),
-    measure("Cache hit rate", [figure("hit_rate"), small(" of ", figure("prompt_tokens_total"), " tokens", hits)], plots.hit_rate),
+    measure("Prompt cache hits", [figure("hit_rate"), small(" of ", figure("prompt_tokens_total"), hits)], plots.hit_rate),
   );
   const title = make("h3", {}, workerName(worker.worker_id, worker.dp_rank));
   const element = make(
@@ -144,7 +144,8 @@ function showWorker(row, worker, { snapshot, families }) {
   }
   row.placed.dataset.value = String(placed);
   setText(row.placed, whole(placed));
-  const told = [`${worker.engine ?? worker.model} engine`, worker.device, `here ${ageText(worker.here_s)}`].filter(Boolean);
+  const model = snapshot.models.length > 1 || !worker.engine ? worker.model : null;
+  const told = [model, worker.engine && `${worker.engine} engine`, worker.device, `here ${ageText(worker.here_s)}`].filter(Boolean);
   setText(row.about, ` placed · ${told.join(" · ")}`);
   row.gone_at = null;
 }

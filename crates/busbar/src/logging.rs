@@ -13,7 +13,13 @@ pub(crate) fn start() {
         || std::env::var("DYN_LOGGING_CONSOLE_FORMAT").is_ok_and(|v| v == "jsonl");
     // A second start in one process (tests) is no error: the first one stays.
     let _ = if json {
-        builder.json().flatten_event(true).with_file(true).with_line_number(true).with_timer(UtcTime::rfc_3339()).try_init()
+        builder
+            .json()
+            .flatten_event(true)
+            .with_file(true)
+            .with_line_number(true)
+            .with_timer(UtcTime::rfc_3339())
+            .try_init()
     } else {
         builder.with_ansi(false).with_timer(UtcTime::rfc_3339()).try_init()
     };

@@ -53,7 +53,8 @@ impl Progress {
 
     fn draw(&mut self, done: Option<u64>, total: Option<u64>, is_new: bool) {
         // The templates are constants of ours; one that does not parse falls back to the default look.
-        let style = |template: &str| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            |template: &str| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         if is_new {
             self.bar.reset();
             self.bar.set_style(match total {

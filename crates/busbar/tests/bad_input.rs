@@ -1,5 +1,9 @@
 //! Bad input by name: one clear message with the field or file, why and the remedy; exit code not 0; nothing left running.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panic and says on standard error what it did not run")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by panic and says on standard error what it did not run"
+)]
 
 mod machine;
 
@@ -48,15 +52,22 @@ fn an_unknown_field() {
 
 #[test]
 fn no_frontend() {
-    check_graph("componentType: frontend", "componentType: worker", &["starts something else"]);
+    check_graph("componentType: frontend", "componentType: worker", &["spec.services", "no component is a frontend"]);
     let machine = Machine::new();
-    let file = machine.file("graph.yaml", "apiVersion: nvidia.com/v1alpha1\nkind: DynamoGraphDeployment\nmetadata: {name: g}\nspec: {services: {}}");
+    let file = machine.file(
+        "graph.yaml",
+        "apiVersion: nvidia.com/v1alpha1\nkind: DynamoGraphDeployment\nmetadata: {name: g}\nspec: {services: {}}",
+    );
     check(&machine, &[file.to_str().unwrap()], 2, &["spec.services", "no component is a frontend"]);
 }
 
 #[test]
 fn a_component_of_an_unknown_kind() {
-    check_graph("componentType: worker", "componentType: wrker", &["spec.services.MockWorker.componentType", "`wrker`"]);
+    check_graph(
+        "componentType: worker",
+        "componentType: wrker",
+        &["spec.services.MockWorker.componentType", "`wrker`"],
+    );
 }
 
 #[test]
@@ -132,7 +143,7 @@ fn a_full_disk() {
     let mut command = machine.busbar();
     command.args(["up", "--detach", "--engine", "embedded", "--port", &free_port().to_string()]);
     command.env("BUSBAR_CACHE_DIR", small.join("cache"));
-    let ended = machine::ended(command.output().unwrap());
+    let ended = machine::ended(&command.output().unwrap());
     assert!(mount(&["umount", small.to_str().unwrap()]));
     said(&ended, 2, &["no space", "small/cache"]);
 }

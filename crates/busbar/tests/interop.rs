@@ -1,5 +1,9 @@
 //! Both ways with stock `ai-dynamo`: its mocker workers behind our frontend, our embedded worker behind its frontend.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panic and says on standard error what it did not run")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by panic and says on standard error what it did not run"
+)]
 
 mod machine;
 
@@ -122,7 +126,8 @@ fn loss_of_a_worker(machine: &Machine, url: &str, model: &str, pids: &[u32], tok
     let busiest = || {
         let ticks = |pid: &u32| {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.rsplit_once(')').map_or(0, |(_, rest)| rest.split_whitespace().nth(11).unwrap_or("0").parse::<u64>().unwrap())
+            stat.rsplit_once(')')
+                .map_or(0, |(_, rest)| rest.split_whitespace().nth(11).unwrap_or("0").parse::<u64>().unwrap())
         };
         pids.iter().map(|pid| (ticks(pid), *pid)).collect::<Vec<_>>()
     };
@@ -148,9 +153,14 @@ fn loss_of_a_worker(machine: &Machine, url: &str, model: &str, pids: &[u32], tok
 
 #[test]
 fn stock_mockers_serve_behind_our_frontend() {
-    let (Some(python), Some(model)) = (part("BUSBAR_TEST_DYNAMO_PYTHON"), part("BUSBAR_TEST_MODEL_DIR")) else { return };
+    let (Some(python), Some(model)) = (part("BUSBAR_TEST_DYNAMO_PYTHON"), part("BUSBAR_TEST_MODEL_DIR")) else {
+        return;
+    };
     let mut machine = Machine::new();
-    let pids = [stock_mocker(&mut machine, &python, &model, "mocker-a"), stock_mocker(&mut machine, &python, &model, "mocker-b")];
+    let pids = [
+        stock_mocker(&mut machine, &python, &model, "mocker-a"),
+        stock_mocker(&mut machine, &python, &model, "mocker-b"),
+    ];
     let url = our_frontend(&mut machine);
     serves(&machine, &url, "tiny", 2);
     conversation(&machine, &url, "tiny");

@@ -1,5 +1,9 @@
 //! The generated pages of docs/reference are what the binary would write now.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panic and says on standard error what it did not run")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by panic and says on standard error what it did not run"
+)]
 
 use std::path::Path;
 use std::process::Command;
@@ -15,11 +19,7 @@ fn the_reference_pages_are_fresh() {
         let name = entry.file_name();
         let new = std::fs::read_to_string(entry.path()).unwrap();
         let old = std::fs::read_to_string(committed.join(&name));
-        assert!(
-            old.is_ok_and(|old| old == new),
-            "docs/reference/{} is stale; run `make reference`",
-            name.display()
-        );
+        assert!(old.is_ok_and(|old| old == new), "docs/reference/{} is stale; run `make reference`", name.display());
         compared += 1;
     }
     assert_eq!(compared, 3);

@@ -1,5 +1,9 @@
 //! The walls of the house, held by a test. Each failure says where and what to do.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panic and says on standard error what it did not run")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by panic and says on standard error what it did not run"
+)]
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,12 +75,8 @@ fn every_crate_imports_only_what_its_floor_allows() {
         .collect();
     for (name, may, must_not) in WALLS {
         let Some(package) = ours.get(*name) else { continue };
-        let direct: BTreeSet<&str> = package
-            .dependencies
-            .iter()
-            .filter(|d| d.kind == DependencyKind::Normal)
-            .map(|d| d.name.as_str())
-            .collect();
+        let direct: BTreeSet<&str> =
+            package.dependencies.iter().filter(|d| d.kind == DependencyKind::Normal).map(|d| d.name.as_str()).collect();
         for import in direct.iter().filter(|d| known.contains(**d) && !may.contains(d)) {
             faults.push(format!(
                 "crates/{name}/Cargo.toml: must not import `{import}`; move the code to the floor where both may have it"
@@ -142,7 +142,8 @@ fn source_files_stay_small_and_are_named_for_what_they_are() {
     for (path, text) in sources() {
         let lines = text.lines().count();
         if lines > SOURCE_LINES_MAX {
-            faults.push(format!("{}: {lines} lines are more than {SOURCE_LINES_MAX}; split it by idea", path.display()));
+            faults
+                .push(format!("{}: {lines} lines are more than {SOURCE_LINES_MAX}; split it by idea", path.display()));
         }
         let mut parts = path.components().filter_map(|c| c.as_os_str().to_str());
         if parts.any(|part| BANNED_MODULES.contains(&part.trim_end_matches(".rs"))) {

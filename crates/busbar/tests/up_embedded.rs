@@ -1,5 +1,9 @@
 //! `busbar up` with the real model: the journey of a newcomer, without the download (the model is in the tests' cache).
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panic and says on standard error what it did not run")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by panic and says on standard error what it did not run"
+)]
 
 mod machine;
 
@@ -16,7 +20,8 @@ fn started() -> Option<(Machine, String)> {
 }
 
 fn ask(url: &str, text: &str, extra: &Value) -> Value {
-    let mut body = json!({"model": NAME, "messages": [{"role": "user", "content": text}], "max_tokens": 64, "temperature": 0});
+    let mut body =
+        json!({"model": NAME, "messages": [{"role": "user", "content": text}], "max_tokens": 64, "temperature": 0});
     for (key, value) in extra.as_object().unwrap() {
         body[key] = value.clone();
     }

@@ -1,5 +1,9 @@
 //! `busbar up` with the mock engine: the whole path over real processes and real TCP, no model needed.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panic and says on standard error what it did not run")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by panic and says on standard error what it did not run"
+)]
 
 mod machine;
 
@@ -59,7 +63,10 @@ fn kill_9_of_a_worker_in_mid_stream_is_invisible_and_the_text_is_byte_identical(
     assert!(disturbed.done && disturbed.errors.is_empty(), "{:?}", disturbed.errors);
     assert_eq!(disturbed.finish, undisturbed.finish);
     let usage = disturbed.usage.unwrap();
-    assert_eq!((&usage["prompt_tokens"], &usage["completion_tokens"]), (&undisturbed.usage.unwrap()["prompt_tokens"], &json!(120)));
+    assert_eq!(
+        (&usage["prompt_tokens"], &usage["completion_tokens"]),
+        (&undisturbed.usage.unwrap()["prompt_tokens"], &json!(120))
+    );
 
     let back = until("the killed worker to be started again", || {
         let status = machine.status();
@@ -68,7 +75,10 @@ fn kill_9_of_a_worker_in_mid_stream_is_invisible_and_the_text_is_byte_identical(
     });
     assert!(back["last_end"].as_str().unwrap().contains("SIGKILL"), "{back}");
     let metrics = get(&format!("{url}/metrics")).1;
-    assert!(metrics.lines().any(|l| l.starts_with("dynamo_frontend_model_migration_total") && l.ends_with(" 1")), "{metrics}");
+    assert!(
+        metrics.lines().any(|l| l.starts_with("dynamo_frontend_model_migration_total") && l.ends_with(" 1")),
+        "{metrics}"
+    );
 }
 
 #[test]

@@ -94,7 +94,9 @@ impl Exchange {
                 let raiser = Raiser::new(model.text.tokenizer(), prompt);
                 let request = prompt.request_for_choice(choice);
                 let answer = Answer::open(dispatcher.clone(), model.clone(), limits, id.to_string(), request);
-                async move { answer.await.map(|answer| Choice { index: index as u32, answer, raiser, state: State::Running }) }
+                async move {
+                    answer.await.map(|answer| Choice { index: index as u32, answer, raiser, state: State::Running })
+                }
             });
             futures::future::try_join_all(opens).await
         };

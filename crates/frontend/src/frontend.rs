@@ -122,15 +122,18 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
         draining: CancellationToken::new(),
         config,
     });
-    Ok(serve(app, api, admin, background))
+    Ok(serve(&app, api, admin, background))
 }
 
 fn listen(what: &'static str, address: SocketAddr, config: &FrontendConfig) -> Result<Listener, FrontendError> {
-    Listener::bind(address, config.http.listen_backlog)
-        .map_err(|source| FrontendError::Listen { what, address, source })
+    Listener::bind(address, config.http.listen_backlog).map_err(|source| FrontendError::Listen {
+        what,
+        address,
+        source,
+    })
 }
 
-fn serve(app: Arc<App>, api: Listener, admin: Option<Listener>, background: Tasks) -> Frontend {
+fn serve(app: &Arc<App>, api: Listener, admin: Option<Listener>, background: Tasks) -> Frontend {
     let address = api.address();
     let admin_address = admin.as_ref().map_or(address, Listener::address);
     let (stop_accepting, connections, listeners) = (CancellationToken::new(), Arc::new(Tasks::new()), Tasks::new());

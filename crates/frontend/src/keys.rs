@@ -138,7 +138,8 @@ fn parse_line(line: &str) -> Result<ApiKey, String> {
     if !name_is_plain || name.len() > NAME_LEN_MAX {
         return Err(format!("the name \"{name}\" is not 1 to {NAME_LEN_MAX} of a-z A-Z 0-9 . _ -"));
     }
-    let digits = hash.strip_prefix("sha256:").ok_or("the hash does not begin with `sha256:`; a key is never written")?;
+    let digits =
+        hash.strip_prefix("sha256:").ok_or("the hash does not begin with `sha256:`; a key is never written")?;
     let sha256 = parse_hex(digits).ok_or("the hash is not 64 hex digits")?;
     Ok(ApiKey { name: name.into(), sha256 })
 }

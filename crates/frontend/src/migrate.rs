@@ -105,7 +105,10 @@ impl Answer {
                         // The tokens that were lost were none: the limit had been reached.
                         self.finished = true;
                         let length = FinishReason::Length;
-                        return Some(Ok(EngineOutput { finish_reason: Some(length), ..EngineOutput::of_tokens(vec![]) }));
+                        return Some(Ok(EngineOutput {
+                            finish_reason: Some(length),
+                            ..EngineOutput::of_tokens(vec![])
+                        }));
                     }
                 }
             }

@@ -102,7 +102,13 @@ pub(crate) struct MemberView {
 }
 
 impl WorkerSet {
-    pub(crate) fn new(model: &str, block_size: u32, router: RouterConfig, metrics: Arc<Metrics>, seed: u64) -> Arc<Self> {
+    pub(crate) fn new(
+        model: &str,
+        block_size: u32,
+        router: RouterConfig,
+        metrics: Arc<Metrics>,
+        seed: u64,
+    ) -> Arc<Self> {
         let state = State {
             members: BTreeMap::new(),
             views: Vec::new(),

@@ -31,7 +31,8 @@ pub(crate) fn run(flags: FrontendFlags) -> Result<(), Failure> {
     logging::start();
     let config = flags.config();
     runtime()?.block_on(async {
-        let shutdown = shutdown::listen().map_err(|error| Failure::new("listen for signals").cause(error.to_string()))?;
+        let shutdown =
+            shutdown::listen().map_err(|error| Failure::new("listen for signals").cause(error.to_string()))?;
         let folder = folders::discovery();
         let discovery = Discovery::file(folder.clone()).await.map_err(|error| {
             Failure::new(format!("open the discovery folder {}", folder.display()))

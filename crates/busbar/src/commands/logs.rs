@@ -52,8 +52,12 @@ fn find(flags: &LogFlags) -> Result<(RunFolder, Vec<String>), Failure> {
         }
         known.extend(logs::all(&folder));
     }
-    let known = if known.is_empty() { "there is no log yet".to_owned() } else { format!("there are: {}", known.join(", ")) };
-    Err(Failure::new(format!("no log of `{}`", flags.component)).cause(known).remedy("give one of these names").permanent())
+    let known =
+        if known.is_empty() { "there is no log yet".to_owned() } else { format!("there are: {}", known.join(", ")) };
+    Err(Failure::new(format!("no log of `{}`", flags.component))
+        .cause(known)
+        .remedy("give one of these names")
+        .permanent())
 }
 
 /// Runs that have ended keep their logs.

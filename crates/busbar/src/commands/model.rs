@@ -7,7 +7,9 @@ use crate::folders;
 use crate::progress::Progress;
 use crate::report::Failure;
 use std::sync::{Arc, Mutex};
-use worker::model::{self, EngineKind, HubConfig, LocalModel, ModelCache, ModelError, ModelSource, PipCommand, Requantize};
+use worker::model::{
+    self, EngineKind, HubConfig, LocalModel, ModelCache, ModelError, ModelSource, PipCommand, Requantize,
+};
 use worker::model::{ResolveContext, Stage, Step};
 
 /// Fetches and describes a model.
@@ -75,9 +77,7 @@ fn failed(error: &ModelError) -> Failure {
 #[cfg(feature = "engine-llama")]
 #[expect(clippy::unnecessary_wraps, reason = "a build without the embedded engine has none")]
 fn requantize() -> Option<Requantize> {
-    Some(Arc::new(|from, to| {
-        worker::engine::embedded::requantize_q8_0(from, to).map_err(|error| error.to_string())
-    }))
+    Some(Arc::new(|from, to| worker::engine::embedded::requantize_q8_0(from, to).map_err(|error| error.to_string())))
 }
 
 #[cfg(not(feature = "engine-llama"))]

@@ -75,7 +75,11 @@ fn environment_page() -> String {
 /// Variables without a flag.
 const READ_DIRECTLY: &[(&str, &str, &str)] = &[
     ("BUSBAR_CACHE_DIR", "all", "Folder of models; `$XDG_CACHE_HOME/busbar` or `~/.cache/busbar` when unset"),
-    ("BUSBAR_STATE_DIR", "all", "Folder of runs and logs; `$XDG_STATE_HOME/busbar` or `~/.local/state/busbar` when unset"),
+    (
+        "BUSBAR_STATE_DIR",
+        "all",
+        "Folder of runs and logs; `$XDG_STATE_HOME/busbar` or `~/.local/state/busbar` when unset",
+    ),
     ("BUSBAR_SUPERVISED", "processes", "Set by the runner: end when standard input ends"),
     ("DYN_FILE_KV", "frontend, worker", "Folder of file discovery; the runner gives each run its own"),
     ("DYN_LOG", "all", "Level or filter of the log, `info` when unset"),

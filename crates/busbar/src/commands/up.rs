@@ -47,7 +47,8 @@ pub(crate) fn run(flags: UpFlags, output: Output) -> Result<(), Failure> {
         for address in addresses.iter().filter(|_| ours.is_none()) {
             port::check_free(*address)?;
         }
-        let shutdown = shutdown::listen().map_err(|error| Failure::new("listen for signals").cause(error.to_string()))?;
+        let shutdown =
+            shutdown::listen().map_err(|error| Failure::new("listen for signals").cause(error.to_string()))?;
         let spec = tokio::select! {
             spec = specify(&flags, &graph.name, &plan, &folder, addresses, &progress) => spec?,
             () = shutdown.first.cancelled() => return Err(Failure::new("interrupted before anything was started")),
@@ -72,7 +73,10 @@ const DETACHED: &str = "BUSBAR_DETACHED";
 fn read(path: Option<&Path>) -> Result<String, Failure> {
     let Some(path) = path else { return Ok(BUILT_IN_GRAPH.to_owned()) };
     let failed = |cause: String| {
-        Failure::new(format!("read {}", path.display())).cause(cause).remedy("give the path of a graph file").permanent()
+        Failure::new(format!("read {}", path.display()))
+            .cause(cause)
+            .remedy("give the path of a graph file")
+            .permanent()
     };
     let size = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
     if size > MANIFEST_BYTES_MAX {
@@ -211,8 +215,9 @@ async fn worker_model(
     models: &mut BTreeMap<String, LocalModel>,
     progress: &Arc<Mutex<Progress>>,
 ) -> Result<(LocalModel, EngineKind), Failure> {
-    let launch = argv::recognise(&process.argv)
-        .map_err(|error| Failure::new(format!("read the command of {}", process.component)).chain(&error).permanent())?;
+    let launch = argv::recognise(&process.argv).map_err(|error| {
+        Failure::new(format!("read the command of {}", process.component)).chain(&error).permanent()
+    })?;
     let read = read_manifest(launch.module, &launch.args)?;
     let choice = flags.engine.or(read.flags.engine).unwrap_or(match launch.module {
         Module::Mocker => EngineChoice::Mock,
@@ -240,9 +245,19 @@ async fn replace(
     const TIMEOUT: Duration = Duration::from_secs(45);
     let wanted = fingerprint(spec);
     if let Ok(progress) = progress.lock() {
-        progress.line(&format!("{} runs already (supervisor pid {}); what changes:", running.graph, running.supervisor.pid));
-        running.spec.iter().filter(|word| !wanted.contains(word)).for_each(|word| progress.line(&format!("  - {word}")));
-        wanted.iter().filter(|word| !running.spec.contains(word)).for_each(|word| progress.line(&format!("  + {word}")));
+        progress.line(&format!(
+            "{} runs already (supervisor pid {}); what changes:",
+            running.graph, running.supervisor.pid
+        ));
+        running
+            .spec
+            .iter()
+            .filter(|word| !wanted.contains(word))
+            .for_each(|word| progress.line(&format!("  - {word}")));
+        wanted
+            .iter()
+            .filter(|word| !running.spec.contains(word))
+            .for_each(|word| progress.line(&format!("  + {word}")));
         progress.line("draining the running one");
     }
     stop::stop(&folders::state()?, running, TIMEOUT).await?;
@@ -292,7 +307,9 @@ fn show(event: &RunEvent, progress: &mut Progress) {
         RunEvent::Ready => {}
         RunEvent::Draining => progress.line("draining (once more to stop at once)"),
         RunEvent::Stopped { name, killed: false } => progress.line(&format!("  ✓ {name} stopped")),
-        RunEvent::Stopped { name, killed: true } => progress.line(&format!("  ✗ {name} did not stop in time and was killed")),
+        RunEvent::Stopped { name, killed: true } => {
+            progress.line(&format!("  ✗ {name} did not stop in time and was killed"))
+        }
     }
 }
 
@@ -302,10 +319,13 @@ fn announce(spec: &RunSpec, started: Instant, output: Output, what: &str) {
     let name = spec.model.split(", ").next().unwrap_or_default();
     if output == Output::Json {
         let endpoints: Vec<_> = spec.endpoints.iter().map(|address| format!("http://{address}")).collect();
-        println!("{}", serde_json::json!({
-            "graph": spec.graph, "model": name, "engine": spec.engine, "endpoints": endpoints, "status_page": base_url,
-            "state": what, "seconds": started.elapsed().as_secs_f64(),
-        }));
+        println!(
+            "{}",
+            serde_json::json!({
+                "graph": spec.graph, "model": name, "engine": spec.engine, "endpoints": endpoints, "status_page": base_url,
+                "state": what, "seconds": started.elapsed().as_secs_f64(),
+            })
+        );
         return;
     }
     let keys = spec.processes.iter().any(|process| process.env.iter().any(|(name, _)| name == "BUSBAR_API_KEYS"));
@@ -317,7 +337,9 @@ fn announce(spec: &RunSpec, started: Instant, output: Output, what: &str) {
     println!();
     println!("  endpoint     {base_url}/v1");
     println!("  status page  {base_url}/");
-    println!("  try it       curl -s {base_url}/v1/chat/completions -H 'content-type: application/json'{key} -d '{body}'");
+    println!(
+        "  try it       curl -s {base_url}/v1/chat/completions -H 'content-type: application/json'{key} -d '{body}'"
+    );
     println!();
 }
 
@@ -371,7 +393,9 @@ async fn detach(
         }
         if tokio::time::Instant::now() > deadline {
             let _ = child.start_kill();
-            return Err(RunError::NotReady { seconds: spec.ready_timeout.as_secs(), missing: "the supervisor".into() }.into());
+            return Err(
+                RunError::NotReady { seconds: spec.ready_timeout.as_secs(), missing: "the supervisor".into() }.into()
+            );
         }
         tokio::time::sleep(POLL).await;
     }

@@ -76,10 +76,15 @@ pub(crate) fn run(flags: WorkerFlags, passthrough: &[String], manifest: Option<M
                 .remedy("remove it, or use --engine vllm; `busbar worker --help` lists the flags")
                 .permanent());
         }
-        tracing::warn!(flags = words, engine = engine_word(kind), "flags of the manifest that this engine does not have");
+        tracing::warn!(
+            flags = words,
+            engine = engine_word(kind),
+            "flags of the manifest that this engine does not have"
+        );
     }
     runtime()?.block_on(async {
-        let shutdown = shutdown::listen().map_err(|error| Failure::new("listen for signals").cause(error.to_string()))?;
+        let shutdown =
+            shutdown::listen().map_err(|error| Failure::new("listen for signals").cause(error.to_string()))?;
         let folder = folders::discovery();
         let discovery = Discovery::file(folder.clone()).await.map_err(|error| {
             Failure::new(format!("open the discovery folder {}", folder.display()))
@@ -168,7 +173,9 @@ fn start_mock(flags: &WorkerFlags, model: &LocalModel) -> Result<StartedEngine, 
     let tokens = match flags.model {
         // Letters and spaces of the byte model.
         None => vec![97..=122, 32..=32],
-        Some(_) => plain_tokens(&model.hf_folder).map_err(|e| Failure::new(e.to_string()).remedy(e.remedy()).permanent())?,
+        Some(_) => {
+            plain_tokens(&model.hf_folder).map_err(|e| Failure::new(e.to_string()).remedy(e.remedy()).permanent())?
+        }
     };
     let limits = &flags.limits;
     let ratio = flags.mock.speedup_ratio;
@@ -181,7 +188,11 @@ fn start_mock(flags: &WorkerFlags, model: &LocalModel) -> Result<StartedEngine, 
         context_length: limits.max_model_len.unwrap_or(model.context_length),
         seed: flags.mock.mock_seed,
         tokens,
-        timing: if ratio > 0.0 { Timing::PerStep(Duration::from_secs_f64(MOCK_TOKEN_MS / 1e3 / ratio)) } else { Timing::Instant },
+        timing: if ratio > 0.0 {
+            Timing::PerStep(Duration::from_secs_f64(MOCK_TOKEN_MS / 1e3 / ratio))
+        } else {
+            Timing::Instant
+        },
         ..defaults
     };
     mock::start(&config).map_err(|error| Failure::new("start the mock engine").chain(&error).permanent())
@@ -191,14 +202,17 @@ fn start_mock(flags: &WorkerFlags, model: &LocalModel) -> Result<StartedEngine, 
 async fn start_embedded(flags: &WorkerFlags, model: &LocalModel) -> Result<StartedEngine, Failure> {
     use ::worker::engine::embedded::{self, EmbeddedConfig};
     let gguf = model.gguf.clone().ok_or_else(|| {
-        Failure::new("start the embedded engine").cause("the model has no GGUF file").remedy("give --model FILE.gguf").permanent()
+        Failure::new("start the embedded engine")
+            .cause("the model has no GGUF file")
+            .remedy("give --model FILE.gguf")
+            .permanent()
     })?;
     let limits = &flags.limits;
     let mut config = EmbeddedConfig::of(gguf);
     config.context_length = limits.max_model_len;
-    config.kv_pool_tokens = limits.num_gpu_blocks_override.map(|blocks| {
-        blocks.saturating_mul(limits.block_size.unwrap_or(embedded::config::DEFAULT_BLOCK_SIZE))
-    });
+    config.kv_pool_tokens = limits
+        .num_gpu_blocks_override
+        .map(|blocks| blocks.saturating_mul(limits.block_size.unwrap_or(embedded::config::DEFAULT_BLOCK_SIZE)));
     config.max_num_seqs = limits.max_num_seqs;
     config.max_num_batched_tokens = limits.max_num_batched_tokens;
     config.block_size = limits.block_size;

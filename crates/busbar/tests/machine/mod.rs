@@ -56,7 +56,7 @@ impl Machine {
 
     /// Runs the binary to its end.
     pub fn run(&self, args: &[&str]) -> Ended {
-        ended(self.busbar().args(args).output().unwrap())
+        ended(&self.busbar().args(args).output().unwrap())
     }
 
     /// `busbar up --detach` with these flags on a free port; gives the base URL.
@@ -68,7 +68,7 @@ impl Machine {
         let port = free_port();
         let mut command = self.busbar();
         command.args(["up", "--detach", "-o", "json", "--port", &port.to_string()]).args(args);
-        let output = ended(command.envs(env.iter().copied()).output().unwrap());
+        let output = ended(&command.envs(env.iter().copied()).output().unwrap());
         assert_eq!(output.code, Some(0), "up failed:\n{}\n{}", output.err, self.logs());
         let said: Value = serde_json::from_str(output.out.trim()).unwrap();
         said["endpoints"][0].as_str().unwrap().to_owned()
@@ -136,7 +136,7 @@ impl Drop for Machine {
     }
 }
 
-pub fn ended(output: Output) -> Ended {
+pub fn ended(output: &Output) -> Ended {
     Ended {
         code: output.status.code(),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -22,7 +22,7 @@ def refuses(kind, status, words, **arguments):
     try:
         client.chat.completions.create(**{"model": model, "messages": chat, "max_tokens": 4, **arguments})
     except kind as error:
-        check(f"{status} {words}", error.status_code == status and words in str(error))
+        check(f"{status} {words}", error.status_code == status and words.lower() in str(error).lower())
     else:
         raise AssertionError(f"{arguments} was taken")
 

@@ -55,8 +55,9 @@ impl Counts {
     pub(super) fn new(metrics: &Metrics, endpoint: &EndpointId) -> Self {
         let router = format!("{:x}", metrics.router_id);
         let of = |kind: &str| {
-            ["ok", "error"]
-                .map(|status| metrics.kv_events_applied.with(&[&endpoint.namespace, &endpoint.component, status, &router, kind]))
+            ["ok", "error"].map(|status| {
+                metrics.kv_events_applied.with(&[&endpoint.namespace, &endpoint.component, status, &router, kind])
+            })
         };
         Self { stored: of("stored"), removed: of("removed"), cleared: of("cleared") }
     }
@@ -67,7 +68,11 @@ impl Counts {
             KvChange::Removed(_) => &self.removed,
             KvChange::Cleared => &self.cleared,
         };
-        if applied { ok.inc() } else { failed.inc() };
+        if applied {
+            ok.inc()
+        } else {
+            failed.inc()
+        };
     }
 }
 
@@ -188,7 +193,8 @@ impl Follow {
             RecoveryAnswer::Events { events, .. } => {
                 for event in &events {
                     let applied = self.workers.apply(event);
-                    self.counts.count(&event.event.data, !matches!(applied, Applied::Gap { .. } | Applied::ParentUnknown));
+                    self.counts
+                        .count(&event.event.data, !matches!(applied, Applied::Gap { .. } | Applied::ParentUnknown));
                 }
                 true
             }

@@ -17,7 +17,6 @@ use runtime::tasks::Tasks;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-
 /// Publishers that are followed at once: two a worker rank. More are left unfollowed and logged.
 const FEEDS_MAX: usize = 4096;
 

@@ -221,7 +221,13 @@ mod tests {
 
     fn open(metrics: &Arc<Metrics>) -> Account {
         let kind = RequestKind { endpoint: "chat_completions", stream: true };
-        Account::open(metrics, metrics.model("m"), kind, Caller::Named("alice".into()), (uuid::Uuid::nil(), Instant::now()))
+        Account::open(
+            metrics,
+            metrics.model("m"),
+            kind,
+            Caller::Named("alice".into()),
+            (uuid::Uuid::nil(), Instant::now()),
+        )
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl TypedMetric for Histogram {
 
 impl EncodeMetric for Histogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let bounds = self.0.bounds.iter().copied().chain([f64::MAX]);
+        let bounds = self.0.bounds.iter().copied().chain([f64::INFINITY]);
         let counts = self.0.counts.iter().map(|count| count.load(Ordering::Relaxed));
         let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
         // The count is that of the buckets just read, so that the two always agree.
@@ -86,7 +86,9 @@ mod tests {
         registry.register("h", "help", histogram.clone());
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-        for line in ["h_bucket{le=\"1.0\"} 2", "h_bucket{le=\"2.0\"} 6", "h_bucket{le=\"+Inf\"} 7", "h_count 7", "h_sum 18.0"] {
+        for line in
+            ["h_bucket{le=\"1.0\"} 2", "h_bucket{le=\"2.0\"} 6", "h_bucket{le=\"+Inf\"} 7", "h_count 7", "h_sum 18.0"]
+        {
             assert!(text.contains(line), "{line} not in\n{text}");
         }
         assert_eq!(histogram.count(), 7);

@@ -97,7 +97,9 @@ impl WorkerMetrics {
     /// Forgets the series of a worker that is gone.
     pub(crate) fn forget(&self, all: &Metrics) {
         let stock = [self.decimal.as_str(), self.rank.as_str(), AGGREGATED];
-        for gauges in [&all.worker_active_decode_blocks, &all.worker_active_prefill_tokens, &all.worker_last_input_tokens] {
+        for gauges in
+            [&all.worker_active_decode_blocks, &all.worker_active_prefill_tokens, &all.worker_last_input_tokens]
+        {
             gauges.remove(&stock);
         }
         for gauges in [&all.worker_last_itl, &all.worker_last_ttft] {

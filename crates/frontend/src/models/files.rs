@@ -43,10 +43,18 @@ impl FileStore {
     pub(crate) async fn files_of(&self, card: &ModelCard) -> Result<ModelFiles, FileError> {
         let tokenizer = match &card.tokenizer {
             Some(TokenizerKind::HfTokenizerJson(file)) => self.local(file).await?,
-            Some(TokenizerKind::TikTokenModel(_)) => return Err(FileError::Missing("tokenizer.json (a tiktoken model is not supported)")),
+            Some(TokenizerKind::TikTokenModel(_)) => {
+                return Err(FileError::Missing("tokenizer.json (a tiktoken model is not supported)"));
+            }
             None => return Err(FileError::Missing("tokenizer")),
         };
-        let mut files = ModelFiles { tokenizer, tokenizer_config: None, config: None, generation_config: None, chat_template: None };
+        let mut files = ModelFiles {
+            tokenizer,
+            tokenizer_config: None,
+            config: None,
+            generation_config: None,
+            chat_template: None,
+        };
         if let Some(ModelInfo::HfConfigJson(file)) = &card.model_info {
             files.config = Some(self.local(file).await?);
         }
@@ -132,7 +140,11 @@ async fn verify(path: PathBuf, hash: blake3::Hash) -> Result<(), String> {
         let mut bytes = Vec::with_capacity(length as usize);
         file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
         let found = blake3::hash(&bytes);
-        if found == hash { Ok(()) } else { Err(format!("checksum mismatch: the card tells {hash}, the file has {found}")) }
+        if found == hash {
+            Ok(())
+        } else {
+            Err(format!("checksum mismatch: the card tells {hash}, the file has {found}"))
+        }
     };
     tokio::task::spawn_blocking(check).await.unwrap_or_else(|e| Err(e.to_string()))
 }

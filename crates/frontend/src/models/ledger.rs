@@ -111,7 +111,10 @@ impl Ledger {
                 members: Vec::new(),
             });
             if group.identity != own {
-                leave_out(format!("its card differs from the first one of this name in {}", differences(&group.card, card)));
+                leave_out(format!(
+                    "its card differs from the first one of this name in {}",
+                    differences(&group.card, card)
+                ));
                 continue;
             }
             let Some(endpoint) = self.endpoints.get(key) else { continue };
@@ -209,9 +212,10 @@ mod tests {
     }
 
     fn model(instance: u64, change: &dyn Fn(&mut ModelCard)) -> ModelRecord {
-        let mut card: ModelCard = serde_json::from_value(json!({"display_name":"m","slug":"m","kv_cache_block_size":16,
+        let mut card: ModelCard =
+            serde_json::from_value(json!({"display_name":"m","slug":"m","kv_cache_block_size":16,
             "migration_limit":0,"model_type":"Chat | Completions","model_input":"Tokens"}))
-        .unwrap();
+            .unwrap();
         change(&mut card);
         ModelRecord {
             namespace: "dynamo".into(),

@@ -2,7 +2,7 @@
 //! publishes the [`Catalog`].
 
 use super::files::FileStore;
-use super::ledger::{Group, Identity, LeftOut, Ledger, Scope};
+use super::ledger::{Group, Identity, Ledger, LeftOut, Scope};
 use super::{Catalog, Entry, ServedModel, Snapshot};
 use crate::config::{FrontendConfig, MIGRATION_LIMIT};
 use crate::feed::Feeds;
@@ -77,7 +77,7 @@ struct Loaded {
 }
 
 enum Event {
-    Change(Change),
+    Change(Box<Change>),
     Loaded(Loaded),
     Retry,
     Closed,
@@ -116,7 +116,7 @@ impl Watcher {
                 Event::Loaded(loaded) => self.take_over(loaded),
                 Event::Retry => {}
                 Event::Change(change) => {
-                    self.note(change);
+                    self.note(*change);
                     // A worker writes 8 records at once: put them in order once, not 8 times.
                     while let Some(Some(change)) = self.watch.next().now_or_never() {
                         self.note(change);
@@ -140,7 +140,7 @@ impl Watcher {
             }
         };
         tokio::select! {
-            change = self.watch.next() => change.map_or(Event::Closed, Event::Change),
+            change = self.watch.next() => change.map_or(Event::Closed, |change| Event::Change(Box::new(change))),
             Some(loaded) = self.loaded.1.recv() => Event::Loaded(loaded),
             () = retry => Event::Retry,
         }
@@ -188,7 +188,12 @@ impl Watcher {
             }
             Err(why) => {
                 let wait = (RETRY_FIRST * 2u32.pow(attempt.min(10))).min(RETRY_MAX);
-                tracing::warn!(model = loaded.model, error = why, retry_in_s = wait.as_secs(), "load the model's files");
+                tracing::warn!(
+                    model = loaded.model,
+                    error = why,
+                    retry_in_s = wait.as_secs(),
+                    "load the model's files"
+                );
                 TextState::Failed { attempt, why, retry_at: Instant::now() + wait }
             }
         };
@@ -241,7 +246,11 @@ impl Watcher {
                 workers,
                 members: HashMap::new(),
                 had_workers: 0,
-                text: TextState::Failed { attempt: 0, why: "its files are not loaded yet".into(), retry_at: Instant::now() },
+                text: TextState::Failed {
+                    attempt: 0,
+                    why: "its files are not loaded yet".into(),
+                    retry_at: Instant::now(),
+                },
                 served: None,
             };
             self.models.insert(name.to_owned(), tracked);

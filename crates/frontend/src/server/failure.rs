@@ -29,10 +29,14 @@ pub(crate) fn to_api(failure: &Failure, overload_status: u16) -> ApiError {
 fn of_worker(error: &RequestError, overload_status: u16) -> ApiError {
     let said = |fallback: &str| error.public.clone().unwrap_or_else(|| fallback.to_owned());
     match error.class {
-        ErrorClass::InvalidRequest => ApiError::new(400, "invalid_request_error", said("The worker refused the request")),
+        ErrorClass::InvalidRequest => {
+            ApiError::new(400, "invalid_request_error", said("The worker refused the request"))
+        }
         ErrorClass::NotFound => ApiError::new(404, "invalid_request_error", said("Not found")),
         ErrorClass::PayloadTooLarge => ApiError::new(413, "invalid_request_error", said("The request is too large")),
-        ErrorClass::RateLimited => ApiError::new(429, "rate_limit_error", said("Too many requests")).with_retry_after(RETRY_SOON),
+        ErrorClass::RateLimited => {
+            ApiError::new(429, "rate_limit_error", said("Too many requests")).with_retry_after(RETRY_SOON)
+        }
         ErrorClass::NotImplemented => ApiError::new(501, SERVER_ERROR, said("The worker does not support this")),
         ErrorClass::WorkerOverloaded | ErrorClass::CapacityExhausted => overloaded(overload_status),
         ErrorClass::ResponseTimeout | ErrorClass::DeadlineExceeded | ErrorClass::ConnectionTimeout => {
@@ -66,9 +70,11 @@ fn overloaded(status: u16) -> ApiError {
 /// The frontend itself is full.
 pub(crate) fn not_admitted(refusal: Refusal) -> ApiError {
     match refusal {
-        Refusal::QueueFull => ApiError::new(429, "rate_limit_error", "Too many requests wait already. Try again later.")
-            .with_code("queue_full")
-            .with_retry_after(RETRY_SOON),
+        Refusal::QueueFull => {
+            ApiError::new(429, "rate_limit_error", "Too many requests wait already. Try again later.")
+                .with_code("queue_full")
+                .with_retry_after(RETRY_SOON)
+        }
         Refusal::WaitedTooLong => unavailable("The request waited too long for a place. Try again later."),
     }
 }

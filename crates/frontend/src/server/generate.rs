@@ -11,7 +11,9 @@ use crate::models::{Entry, ServedModel};
 use crate::openai::request::Common;
 use crate::openai::response::{Collected, NvextResponse, chat_completion, completion as completion_answer};
 use crate::openai::sse::{self, ChunkWriter};
-use crate::openai::{ApiError, ChatCompletionRequest, CompletionRequest, ParseRules, parse_chat_by, parse_completion_by};
+use crate::openai::{
+    ApiError, ChatCompletionRequest, CompletionRequest, ParseRules, parse_chat_by, parse_completion_by,
+};
 use crate::preprocess::Prepared;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
@@ -84,13 +86,7 @@ impl Asked {
     }
 }
 
-async fn walk(
-    app: Arc<App>,
-    ids: RequestIds,
-    request: Request,
-    endpoint: &'static str,
-    parse: Parse,
-) -> Response {
+async fn walk(app: Arc<App>, ids: RequestIds, request: Request, endpoint: &'static str, parse: Parse) -> Response {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
     // From the door to the typed request: nothing is known of the model yet, so only failures are counted.
@@ -134,8 +130,7 @@ async fn walk(
 
 async fn parsed(app: &App, bytes: Bytes, parse: Parse) -> Result<Asked, ApiError> {
     let config = &app.config;
-    let rules =
-        ParseRules { ignore_unsupported: config.ignore_unsupported_fields, refuse_nvext: config.disable_nvext };
+    let rules = ParseRules { ignore_unsupported: config.ignore_unsupported_fields, refuse_nvext: config.disable_nvext };
     if bytes.len() <= PARSE_INLINE_BYTES_MAX {
         return parse(&bytes, rules);
     }
@@ -222,7 +217,11 @@ impl Accepted {
             account,
         };
         let exchange = Exchange::open(order).await?;
-        if stream { Ok(self.stream(exchange, &model, wanted, head)) } else { self.whole(exchange, &model, wanted, choices).await }
+        if stream {
+            Ok(self.stream(exchange, &model, wanted, head))
+        } else {
+            self.whole(exchange, &model, wanted, choices).await
+        }
     }
 
     fn account(&self, model: Arc<crate::metrics::ModelMetrics>, kind: RequestKind) -> Account {
@@ -256,7 +255,8 @@ impl Accepted {
         let (prepared, took) = result?;
         metrics.stage_duration.with(&["preprocess"]).observe(took.as_secs_f64());
         if prepared.len() * n as usize > CHOICES_MAX {
-            let message = format!("{} prompts with n = {n} are over the {CHOICES_MAX} answers of one request", prepared.len());
+            let message =
+                format!("{} prompts with n = {n} are over the {CHOICES_MAX} answers of one request", prepared.len());
             return Err(ApiError::invalid("n", message));
         }
         Ok(prepared)

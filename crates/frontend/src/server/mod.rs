@@ -171,7 +171,9 @@ async fn one_model(
     match app.catalog.find(&id) {
         None => Err(ApiError::model_not_found(&id)),
         Some(Entry::NotReady(why)) => Err(failure::not_ready(&id, &why)),
-        Some(entry) => object_of(&id, &entry).map(|model| axum::Json(model).into_response()).ok_or_else(failure::internal),
+        Some(entry) => {
+            object_of(&id, &entry).map(|model| axum::Json(model).into_response()).ok_or_else(failure::internal)
+        }
     }
 }
 
@@ -228,7 +230,8 @@ fn names_this_machine(host: Option<&HeaderValue>) -> bool {
 
 async fn no_route(method: Method, uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(200).collect();
-    ApiError::new(404, "invalid_request_error", format!("Route not found: {method} {path}")).with_code("route_not_found")
+    ApiError::new(404, "invalid_request_error", format!("Route not found: {method} {path}"))
+        .with_code("route_not_found")
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> ApiError {

@@ -45,7 +45,9 @@ impl IntoResponse for Refused {
 pub(crate) async fn json_body(config: &FrontendConfig, headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
     if !is_json(headers) {
         let message = "Expected request with Content-Type application/json";
-        return Err(Refused::Now(ApiError::new(415, "invalid_request_error", message).with_code("unsupported_media_type")));
+        return Err(Refused::Now(
+            ApiError::new(415, "invalid_request_error", message).with_code("unsupported_media_type"),
+        ));
     }
     let limit = config.http.body_limit_mb.saturating_mul(1 << 20);
     if content_length(headers).is_some_and(|length| length > limit as u64) {
@@ -61,14 +63,19 @@ pub(crate) async fn json_body(config: &FrontendConfig, headers: &HeaderMap, body
             Err(Refused::Now(ApiError::new(400, "invalid_request_error", message)))
         }
         Err(_) => {
-            let message = format!("The request's body did not arrive within {} s", config.http.body_read_timeout.as_secs());
+            let message =
+                format!("The request's body did not arrive within {} s", config.http.body_read_timeout.as_secs());
             Err(Refused::Now(ApiError::new(408, "timeout_error", message)))
         }
     }
 }
 
 /// `None` when it is over `limit`.
-async fn read_up_to(stream: &mut BodyDataStream, limit: usize, length: Option<u64>) -> Result<Option<Bytes>, axum::Error> {
+async fn read_up_to(
+    stream: &mut BodyDataStream,
+    limit: usize,
+    length: Option<u64>,
+) -> Result<Option<Bytes>, axum::Error> {
     let Some(first) = stream.next().await.transpose()? else { return Ok(Some(Bytes::new())) };
     if first.len() > limit {
         return Ok(None);

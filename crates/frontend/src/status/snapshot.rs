@@ -115,7 +115,10 @@ mod tests {
     fn a_plotted_series_keeps_its_name_and_value_and_others_are_left_out() {
         let text = "# TYPE a counter\ndynamo_frontend_output_tokens_total{model=\"a b\"} 7\nprocess_x 3\n# EOF\n";
         let series = plotted(text, None);
-        assert_eq!(serde_json::to_string(&series).unwrap(), r#"{"dynamo_frontend_output_tokens_total{model=\"a b\"}":7.0}"#);
+        assert_eq!(
+            serde_json::to_string(&series).unwrap(),
+            r#"{"dynamo_frontend_output_tokens_total{model=\"a b\"}":7.0}"#
+        );
         let series = plotted("acme_output_tokens_total{model=\"m\"} 7", Some("acme"));
         assert_eq!(series["dynamo_frontend_output_tokens_total{model=\"m\"}"], 7.0);
     }

@@ -45,7 +45,8 @@ async fn a_prompt_goes_to_the_worker_that_told_it_has_it_cached() {
 async fn what_was_cached_before_the_frontend_came_is_asked_for() {
     let stage = Stage::kv().await;
     let worker = stage.worker(WorkerPlan { cached: (100..140).collect(), ..plan(1) }).await;
-    until("the dump is in the index", || async { (index_blocks(&stage, &worker).await == Some(10.0)).then_some(()) }).await;
+    until("the dump is in the index", || async { (index_blocks(&stage, &worker).await == Some(10.0)).then_some(()) })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,10 +72,8 @@ async fn past_the_places_and_the_queue_comes_429_and_past_the_wait_503() {
     let running = stage.chat(&ask("one", &json!({ "stream": true }))).await;
     let url = stage.url("/v1/chat/completions");
     let waiting = tokio::spawn(stage.http.post(&url).json(&ask("two", &json!({}))).send());
-    until("one waits", || async {
-        (stage.snapshot().await["frontend"]["waiting_for_a_place"] == 1).then_some(())
-    })
-    .await;
+    until("one waits", || async { (stage.snapshot().await["frontend"]["waiting_for_a_place"] == 1).then_some(()) })
+        .await;
     let refused = stage.chat(&ask("three", &json!({}))).await;
     assert!(refused.headers().contains_key("retry-after"));
     assert_eq!(error_of(refused).await.0, 429);
@@ -155,7 +153,8 @@ async fn shutdown_lets_a_running_stream_finish_and_takes_no_more() {
     let running = stage.chat(&ask("one", &json!({ "stream": true }))).await;
     let address = stage.frontend.address();
     let shutdown = tokio::spawn(stage.frontend.shutdown());
-    until("the port is closed", || async { tokio::net::TcpStream::connect(address).await.is_err().then_some(()) }).await;
+    until("the port is closed", || async { tokio::net::TcpStream::connect(address).await.is_err().then_some(()) })
+        .await;
     gate.add_permits(100);
     assert_eq!(events(running).await.last().unwrap(), "[DONE]");
     shutdown.await.unwrap();
@@ -177,7 +176,8 @@ async fn shutdown_cuts_what_does_not_finish_in_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_and_live_answer_without_any_worker() {
     let stage = Stage::new().await;
-    let get = async |path: &str| -> Value { stage.http.get(stage.url(path)).send().await.unwrap().json().await.unwrap() };
+    let get =
+        async |path: &str| -> Value { stage.http.get(stage.url(path)).send().await.unwrap().json().await.unwrap() };
     assert_eq!(get("/health").await, json!({ "status": "healthy", "endpoints": [], "instances": [] }));
     assert_eq!(get("/live").await["status"], "live");
     assert_eq!(get("/v1/models").await, json!({ "object": "list", "data": [] }));

@@ -74,7 +74,10 @@ async fn a_killed_worker_costs_no_request_and_is_chosen_no_more() {
         assert_eq!(events.last().unwrap(), "[DONE]");
         let text = text_of(&events, 0);
         let known = [killed.requests(), survivor.requests()].concat();
-        assert!(known.iter().any(|request| expected_text(&request.token_ids, 16) == text), "an undisturbed text: {text}");
+        assert!(
+            known.iter().any(|request| expected_text(&request.token_ids, 16) == text),
+            "an undisturbed text: {text}"
+        );
     }
     let before = killed.requests().len();
     for _ in 0..6 {

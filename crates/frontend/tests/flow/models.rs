@@ -29,10 +29,8 @@ async fn a_known_model_without_a_worker_is_503_and_not_404() {
     let worker = stage.worker(WorkerPlan { instance: 1, ..WorkerPlan::default() }).await;
     let key = runtime::discovery::RecordKey { bucket: "instances".into(), name: "dynamo/backend/generate/1".into() };
     worker.discovery.withdraw(&key).await.unwrap();
-    until("it is 503", || async {
-        (error_of(stage.chat(&ask("x", &json!({}))).await).await.0 == 503).then_some(())
-    })
-    .await;
+    until("it is 503", || async { (error_of(stage.chat(&ask("x", &json!({}))).await).await.0 == 503).then_some(()) })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,8 +38,7 @@ async fn a_model_id_may_contain_slashes() {
     let stage = Stage::new().await;
     let card = Some((|card: &mut protocol::card::ModelCard| card.display_name = "org/sub/m".into()) as fn(&mut _));
     let _worker = stage.worker(WorkerPlan { instance: 1, card, ..WorkerPlan::default() }).await;
-    let model: Value =
-        stage.http.get(stage.url("/v1/models/org/sub/m")).send().await.unwrap().json().await.unwrap();
+    let model: Value = stage.http.get(stage.url("/v1/models/org/sub/m")).send().await.unwrap().json().await.unwrap();
     assert_eq!(model["id"], "org/sub/m");
 }
 
@@ -58,7 +55,8 @@ async fn a_worker_with_another_card_is_left_out_and_the_page_says_why() {
     let stage = Stage::new().await;
     let first = stage.worker(WorkerPlan { instance: 1, ..WorkerPlan::default() }).await;
     let card = Some((|card: &mut protocol::card::ModelCard| card.kv_cache_block_size = 32) as fn(&mut _));
-    let other = ScriptedWorker::start(&stage.discovery, WorkerPlan { instance: 2, card, ..WorkerPlan::default() }).await;
+    let other =
+        ScriptedWorker::start(&stage.discovery, WorkerPlan { instance: 2, card, ..WorkerPlan::default() }).await;
     let left_out = until("it is left out", || async { stage.snapshot().await["left_out"].get(0).cloned() }).await;
     assert_eq!(left_out["worker_id"], "2");
     assert!(left_out["reason"].as_str().unwrap().contains("kv_cache_block_size"), "{left_out}");
@@ -71,11 +69,14 @@ async fn a_worker_with_another_card_is_left_out_and_the_page_says_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_whose_files_are_not_what_the_card_says_is_not_served_and_says_so() {
     let stage = Stage::new().await;
-    let card = Some((|card: &mut protocol::card::ModelCard| {
-        let Some(protocol::card::TokenizerKind::HfTokenizerJson(file)) = &mut card.tokenizer else { return };
-        file.checksum = format!("blake3:{}", "0".repeat(64));
-    }) as fn(&mut _));
-    let _worker = ScriptedWorker::start(&stage.discovery, WorkerPlan { instance: 1, card, ..WorkerPlan::default() }).await;
+    let card = Some(
+        (|card: &mut protocol::card::ModelCard| {
+            let Some(protocol::card::TokenizerKind::HfTokenizerJson(file)) = &mut card.tokenizer else { return };
+            file.checksum = format!("blake3:{}", "0".repeat(64));
+        }) as fn(&mut _),
+    );
+    let _worker =
+        ScriptedWorker::start(&stage.discovery, WorkerPlan { instance: 1, card, ..WorkerPlan::default() }).await;
     let why = until("the reason is told", || async {
         let (status, error) = error_of(stage.chat(&ask("x", &json!({}))).await).await;
         let message = error["message"].as_str().unwrap().to_owned();

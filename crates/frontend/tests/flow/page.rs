@@ -34,9 +34,12 @@ async fn every_plotted_value_is_the_one_that_metrics_tells() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_is_whole_and_fetches_nothing_from_elsewhere() {
     let stage = Stage::new().await;
-    for (path, kind) in
-        [("/", "text/html"), ("/status/page.css", "text/css"), ("/status/page.js", "text/javascript"), ("/status/icon.svg", "image/svg+xml")]
-    {
+    for (path, kind) in [
+        ("/", "text/html"),
+        ("/status/page.css", "text/css"),
+        ("/status/page.js", "text/javascript"),
+        ("/status/icon.svg", "image/svg+xml"),
+    ] {
         let response = stage.http.get(stage.url(path)).send().await.unwrap();
         assert_eq!(response.status(), 200, "{path}");
         assert!(response.headers()["content-type"].to_str().unwrap().starts_with(kind), "{path}");

@@ -9,12 +9,16 @@ use protocol::discovery::{
 };
 use protocol::events::{KV_EVENTS, KV_METRICS, KvMetrics, RecoveryAnswer, RecoveryQuery};
 use protocol::ids::{EndpointId, InstanceId, PublisherId, WorkerRank};
-use protocol::kv::{KvChange, KvEvent, StorageTier, StoredBlock, StoredBlocks, WorkerKvEvent, block_hashes, tokens_hashes};
+use protocol::kv::{
+    KvChange, KvEvent, StorageTier, StoredBlock, StoredBlocks, WorkerKvEvent, block_hashes, tokens_hashes,
+};
 use protocol::output::{Annotated, CompletionUsage, EngineOutput, FinishReason};
 use protocol::request::PreprocessedRequest;
 use runtime::discovery::Discovery;
 use runtime::event_plane::Publisher;
-use runtime::request_plane::{ErrorClass, Incoming, RequestServer, RequestServerConfig, Responder, decode_or_refuse, wire_error};
+use runtime::request_plane::{
+    ErrorClass, Incoming, RequestServer, RequestServerConfig, Responder, decode_or_refuse, wire_error,
+};
 use serde_json::json;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -77,7 +81,8 @@ impl ScriptedWorker {
             let plan = Arc::new(plan.clone());
             move |incoming: Incoming, out: Responder| {
                 let (plan, seen) = (plan.clone(), seen.clone());
-                Box::pin(async move { serve(&plan, &seen, incoming, out).await }) as futures::future::BoxFuture<'static, ()>
+                Box::pin(async move { serve(&plan, &seen, incoming, out).await })
+                    as futures::future::BoxFuture<'static, ()>
             }
         };
         if !plan.cached.is_empty() {
@@ -126,7 +131,8 @@ impl ScriptedWorker {
     pub(crate) async fn cache(&self, tokens: &[u32], lost: bool) {
         let hashes = tokens_hashes(tokens, BLOCK_SIZE);
         let blocks = block_hashes(&hashes).into_iter().zip(hashes);
-        let blocks = blocks.map(|(block_hash, tokens_hash)| StoredBlock { block_hash, tokens_hash, mm_extra_info: None });
+        let blocks =
+            blocks.map(|(block_hash, tokens_hash)| StoredBlock { block_hash, tokens_hash, mm_extra_info: None });
         let stored = StoredBlocks { parent_hash: None, start_position: None, blocks: blocks.collect() };
         let event = {
             let mut log = self.seen.log.lock().unwrap();
@@ -245,7 +251,8 @@ pub(crate) fn card() -> ModelCard {
 
 /// The token after `tokens`: a lower-case letter.
 pub(crate) fn next_token(tokens: &[u32]) -> u32 {
-    let mixed = tokens.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &t| (hash ^ u64::from(t)).wrapping_mul(0x100_0000_01b3));
+    let mixed =
+        tokens.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &t| (hash ^ u64::from(t)).wrapping_mul(0x100_0000_01b3));
     67 + ((mixed >> 33) % 26) as u32
 }
 

@@ -285,8 +285,6 @@ impl PrefixCache {
         if let Parent::Block(parent) = node.parent {
             let above = self.node_mut(parent);
             above.children.retain(|&child| child != block);
-            // A prefix is at least as young as what continued it.
-            above.last_used = above.last_used.max(node.last_used);
             self.list_if_leaf(parent);
         }
         self.note_removed(node.block_hash);
