@@ -24,7 +24,8 @@ test: packages ## Unit tests up to real peers: stock ai-dynamo, the OpenAI clien
 lint: packages ## Format, clippy, tidy, licences and sources.
 	@tests-env/lint.sh
 
-e2e-smoke: build ## Journey 1 with a new HOME: up, a real answer, a killed worker, down.
+e2e-smoke: ## Journey 1 with a new HOME on the binary that is built: up, a real answer, a killed worker, down.
+	@test -x $(BUSBAR) || $(MAKE) build
 	@tests-env/journey.sh
 
 bench: build ## Measure: engine, frontend, start-up, against the bare library and stock Dynamo.

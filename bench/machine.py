@@ -15,6 +15,7 @@ CORES = os.cpu_count() or 1
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 READY_MAX_S = 120
 STOP_MAX_S = 15
+LOAD_MAX_S = 300
 
 
 def needed(variable):
@@ -131,7 +132,7 @@ def load(mode, port, model, **options):
     command = [str((ROOT / needed("BENCH_LOAD")).resolve()), mode, "--address", f"127.0.0.1:{port}", "--model", model]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LOAD_MAX_S, check=False)
     if done.returncode:
         raise SystemExit(f"bench: {' '.join(command)}: {done.stderr}")
     figures = json.loads(done.stdout)

@@ -1,6 +1,7 @@
 """Runs the parts of the bench that are named, and ends with a table. Called by run.sh, which brings what they need."""
 
 import os
+import signal
 import sys
 
 import part_frontend
@@ -35,4 +36,6 @@ def main(parts):
 
 
 if __name__ == "__main__":
+    # Leave through the context managers, which stop what was started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     main(sys.argv[1:])

@@ -54,7 +54,6 @@ def stream(port, pid, seed):
     yield "CPU a streamed token", told["cpu_seconds"] / told["tokens"] * 1e6, "µs", command
     yield "streamed tokens", told["tokens_per_second"], "tokens/s", command
     yield "first token p50 (saturated)", told["first_ms_p50"], "ms", command
-    yield "events a token", told["events"] / told["tokens"], "events", command
     yield "RSS after this many requests", told["rss_mb"], "MB", command
 
 

@@ -24,9 +24,9 @@ def run(figures):
         machine.busbar("worker", "worker", "--engine", "embedded", "--model", needed("BENCH_GGUF"),
                        "--served-model-name", MODEL, "--threads", CORES)
         machine.wait_for_answer(port, MODEL, frontend)
-        through_http(port, 1)
+        through_http(port, frontend.pid, 1)
         for number in range(ROUNDS):
-            http = through_http(port, number + 2)
+            http = through_http(port, frontend.pid, number + 2)
             for (name, unit, command), value in http.items():
                 figures.add(PART, f"{name}, HTTP", value, unit, command)
             bare = part_libraries.engine_figures(bare_loop, BARE_ROUNDS)
@@ -39,17 +39,22 @@ def run(figures):
                                     "quotient within a round")
 
 
-def through_http(port, seed):
+def through_http(port, frontend, seed):
     """One round. The names are those of the engine's bench."""
     found = {}
     command = f"load prefill --prompt-tokens {LONG_PROMPT}"
     told = load("prefill", port, MODEL, prompt_tokens=LONG_PROMPT, seed=seed * 100)
     found[f"prefill of {LONG_PROMPT} tokens", "tokens/s", command] = told["tokens_per_second"]
+    cpu_seconds, tokens = 0, 0
     for streams in (1, 4, 8):
         command = f"load streams --streams {streams} --prompt-tokens {STREAM_PROMPT} --max-tokens {STREAM_TOKENS}"
         told = load("streams", port, MODEL, streams=streams, prompt_tokens=STREAM_PROMPT, max_tokens=STREAM_TOKENS,
-                    seed=seed * 100 + streams)
+                    pids=frontend, seed=seed * 100 + streams)
+        cpu_seconds, tokens = cpu_seconds + told["cpu_seconds"], tokens + told["tokens"]
         found[f"decode of {streams} streams", "tokens/s", command] = told["tokens_per_second"]
+    # One write a token here, so that it costs more than in a saturated stream. In ticks of 10 ms over 1,040 tokens.
+    command = "load streams, 1, 4 and 8"
+    found["CPU of the frontend a token", "µs", command] = cpu_seconds / tokens * 1e6
     command = f"load gap --streams {GAP_STREAMS} --prompt-tokens {LONG_PROMPT}"
     told = load("gap", port, MODEL, streams=GAP_STREAMS, prompt_tokens=LONG_PROMPT, seed=seed * 100 + 50)
     found[f"worst gap of {GAP_STREAMS} streams while {LONG_PROMPT} tokens enter", "ms", command] = told["worst_gap_ms"]

@@ -4,7 +4,7 @@
 set -euo pipefail
 declare -A sets=(
   [build]="cmake libclang-dev g++ make pkg-config"
-  [test]="cmake libclang-dev g++ make pkg-config python3-venv chromium curl"
+  [test]="cmake libclang-dev g++ make pkg-config python3-venv chromium chromium-driver curl"
 )
 wanted=${sets[${1:-build}]}
 missing=()

@@ -16,17 +16,17 @@ installing() { echo "-- installing $*"; }
 # vendor's index has (aisimulate) and that neither process imports, so the rest is named here.
 need_dynamo() {
   DYNAMO_PYTHON=$PARTS/dynamo/bin/python
-  local want="$DYNAMO_VERSION openai-$OPENAI_VERSION b"
+  local want="$DYNAMO_VERSION openai-$OPENAI_VERSION selenium-4"
   have dynamo "$want" && return
-  installing "ai-dynamo $DYNAMO_VERSION and the openai client (about 700 MB)"
+  installing "ai-dynamo $DYNAMO_VERSION, the openai client and selenium (about 700 MB)"
   rm -rf "$PARTS/dynamo"
   python3 -m venv "$PARTS/dynamo"
   local pip=("$PARTS/dynamo/bin/python" -m pip install --quiet --disable-pip-version-check)
   "${pip[@]}" --no-deps "ai-dynamo==$DYNAMO_VERSION" "ai-dynamo-runtime==$DYNAMO_VERSION"
   "${pip[@]}" "aiohttp>=3.14,<4" certifi "kubernetes>=32.0.1,<33" "msgspec>=0.19" "prometheus-client>=0.23.1,<1" \
     "pyzmq>=26" "redis>=6.2,<9" tqdm "transformers>=4.56" typing-extensions "zstandard>=0.23,<1" \
-    "pydantic>=2.10.6,<=2.13.5" "uvloop>=0.21" tokenizers "openai>=$OPENAI_VERSION,<3" 2> >(grep -v "dependency conflicts\|requires\|^$" >&2 || true)
-  "$DYNAMO_PYTHON" -c "import dynamo.frontend, openai"
+    "pydantic>=2.10.6,<=2.13.5" "uvloop>=0.21" tokenizers "openai>=$OPENAI_VERSION,<3" "selenium>=4.25,<5" 2> >(grep -v "dependency conflicts\|requires\|^$" >&2 || true)
+  "$DYNAMO_PYTHON" -c "import dynamo.frontend, openai, selenium"
   mark dynamo "$want"
 }
 

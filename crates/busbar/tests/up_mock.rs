@@ -121,6 +121,23 @@ fn a_repeated_prompt_is_routed_to_its_cache() {
 }
 
 #[test]
+fn an_idle_worker_that_dies_is_out_of_routing_before_its_record_expires() {
+    let machine = Machine::new();
+    let url = machine.up(&["--engine", "mock"]);
+    let (_, pid) = machine.pids("vllmdecodeworker").remove(0);
+    let states = || -> Option<Vec<String>> {
+        let snapshot: Value = serde_json::from_str(&get(&format!("{url}/status/snapshot")).1).ok()?;
+        let workers = snapshot["workers"].as_array()?.clone();
+        Some(workers.iter().map(|worker| worker["state"].as_str().unwrap_or_default().to_owned()).collect())
+    };
+    until("two ready workers", || (states()? == ["ready", "ready"]).then_some(()));
+    kill(pid, "-9");
+    // No request is sent: only the connection that the dead process closed can tell. Its record stays for 10 s.
+    until("the dead worker to be shown as lost", || states()?.contains(&"lost".to_owned()).then_some(()));
+    until("two ready workers again", || (states()?.iter().filter(|state| *state == "ready").count() == 2).then_some(()));
+}
+
+#[test]
 fn processes_end_when_their_supervisor_is_killed() {
     let machine = Machine::new();
     machine.up(&["--engine", "mock"]);

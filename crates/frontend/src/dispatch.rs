@@ -153,8 +153,11 @@ impl Dispatcher {
             // A full worker is well, and a refusal is the request's own fault.
             _ => return,
         };
-        tracing::warn!(worker_id = %worker, model = workers.model, %error, "a worker failed a request");
-        if workers.fault(worker, fault) {
+        let newly_lost = workers.fault(worker, fault);
+        if newly_lost || fault == Fault::Failing {
+            tracing::warn!(worker_id = %worker, model = workers.model, %error, "a worker failed a request");
+        }
+        if newly_lost {
             self.probes.spawn("probe a lost worker", probe(workers.clone(), worker));
         }
     }
@@ -165,7 +168,7 @@ fn silent(timeout: Duration) -> RequestError {
 }
 
 /// Tries to connect until it works; then the worker may be chosen again.
-async fn probe(workers: Arc<WorkerSet>, worker: InstanceId) {
+pub(crate) async fn probe(workers: Arc<WorkerSet>, worker: InstanceId) {
     let mut wait = PROBE_FIRST;
     loop {
         tokio::time::sleep(wait).await;

@@ -251,7 +251,8 @@ enum State {
 
 impl Choice {
     fn into_stream(self) -> BoxStream<'static, Step> {
-        futures::stream::unfold(self, |mut choice| async move {
+        // Boxed, because the state moves through each step: a pointer, not a kilobyte.
+        futures::stream::unfold(Box::new(self), |mut choice| async move {
             let step = choice.step().await?;
             Some((step, choice))
         })

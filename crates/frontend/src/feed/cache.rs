@@ -1,6 +1,8 @@
 //! Follows the cache of one worker rank: subscribe, ask for all that is stored, then apply event by event; a hole in
 //! the numbers is asked for at once.
 
+use crate::dispatch::probe;
+use crate::health::Fault;
 use crate::metrics::Metrics;
 use crate::workers::WorkerSet;
 use prometheus_client::metrics::gauge::Gauge;
@@ -28,6 +30,7 @@ const RETRY: Duration = Duration::from_millis(250);
 enum Event {
     Message(Envelope),
     Reconnected,
+    Lost,
     Quiet,
     Closed,
 }
@@ -91,12 +94,14 @@ impl Follow {
         let _ = tokio::time::timeout(SUBSCRIBE_WAIT, subscriber.subscribed()).await;
         let mut connections = subscriber.connections();
         connections.mark_unchanged();
+        let mut losses = subscriber.losses();
         self.dump().await;
         let mut unchecked = false;
         loop {
             let event = tokio::select! {
                 envelope = subscriber.next() => envelope.map_or(Event::Closed, Event::Message),
                 Ok(()) = connections.changed() => Event::Reconnected,
+                Ok(()) = losses.changed() => Event::Lost,
                 () = tokio::time::sleep(QUIET), if unchecked => Event::Quiet,
             };
             match event {
@@ -104,6 +109,15 @@ impl Follow {
                 Event::Message(envelope) => {
                     self.take_message(&envelope).await;
                     unchecked = true;
+                }
+                // A dead process closes this connection at once, long before its record expires: out of routing
+                // until it is reached again.
+                Event::Lost => {
+                    let worker = self.worker.worker_id;
+                    if self.workers.fault(worker, Fault::Lost) {
+                        tracing::warn!(worker_id = %worker, "a worker's event connection is lost: out of routing until it is reached");
+                        probe(self.workers.clone(), worker).await;
+                    }
                 }
                 // What was published in between is lost. The last events of a burst may be, too, and no later
                 // number would tell: one question after each burst settles it.

@@ -30,6 +30,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 pub struct Subscriber {
     events: mpsc::Receiver<(Envelope, OwnedSemaphorePermit)>,
     connections: watch::Receiver<u64>,
+    losses: watch::Receiver<u64>,
     _tasks: Tasks,
 }
 
@@ -43,16 +44,18 @@ impl Subscriber {
         let address = address_of(endpoint).ok_or_else(|| EventError::Endpoint { endpoint: endpoint.to_owned() })?;
         let (sent, events) = mpsc::channel(QUEUE_EVENTS_MAX);
         let (connected, connections) = watch::channel(0);
+        let (lost, losses) = watch::channel(0);
         let feed = Feed {
             address: address.to_owned(),
             topic: topic.to_owned(),
             sent,
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
             connected,
+            lost,
         };
         let tasks = Tasks::new();
         tasks.spawn("event subscriber", feed.run());
-        Ok(Self { events, connections, _tasks: tasks })
+        Ok(Self { events, connections, losses, _tasks: tasks })
     }
 
     /// The next event, in the publisher's order. `None` never comes while the subscriber lives. Cancel-safe.
@@ -71,6 +74,12 @@ impl Subscriber {
     pub fn connections(&self) -> watch::Receiver<u64> {
         self.connections.clone()
     }
+
+    /// How often a connection that held was lost, as it changes. A process that dies closes its connections at once,
+    /// so this tells of a dead publisher seconds before its discovery record expires.
+    pub fn losses(&self) -> watch::Receiver<u64> {
+        self.losses.clone()
+    }
 }
 
 /// `HOST:PORT` of `tcp://HOST:PORT`.
@@ -87,6 +96,7 @@ struct Feed {
     sent: mpsc::Sender<(Envelope, OwnedSemaphorePermit)>,
     room: Arc<Semaphore>,
     connected: watch::Sender<u64>,
+    lost: watch::Sender<u64>,
 }
 
 impl Feed {
@@ -94,7 +104,11 @@ impl Feed {
         let mut pause = BACKOFF_MIN;
         loop {
             let start = Instant::now();
+            let before = *self.connected.borrow();
             let Err(error) = self.listen().await;
+            if *self.connected.borrow() > before {
+                self.lost.send_modify(|count| *count += 1);
+            }
             // A connection that held is a publisher that is well: come back soon.
             if start.elapsed() > BACKOFF_MAX {
                 pause = BACKOFF_MIN;
