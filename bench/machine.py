@@ -12,6 +12,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CORES = os.cpu_count() or 1
+# Threads of the engine. With one, its CPU time holds on a busy machine too: nothing waits for another thread.
+THREADS = int(os.environ.get("BENCH_THREADS", str(CORES)))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 READY_MAX_S = 120
 STOP_MAX_S = 15
@@ -148,3 +150,9 @@ def rss_mb(pid):
         name, _, value = line.partition(":")
         fields[name] = value
     return tuple(int(fields[name].split()[0]) * 1024 / 1e6 for name in ("VmRSS", "RssAnon"))
+
+
+def cpu_seconds(pid):
+    """User and system time so far, in steps of 10 ms."""
+    stat = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    return sum(int(ticks) for ticks in stat.rpartition(")")[2].split()[11:13]) / os.sysconf("SC_CLK_TCK")

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 
-from machine import CORES, ROOT, ROUNDS, needed
+from machine import ROOT, ROUNDS, THREADS, needed
 
 PART = "engine"
 ROW = re.compile(r"(.+): engine (\d+), bare (\d+) tokens/s, ratio ([\d.]+); CPU ([\d.]+) and ([\d.]+) s")
@@ -32,11 +32,12 @@ def told_by(command, **env):
 
 
 def engine_figures(bench, rounds):
-    """(figure, side) to value: tokens a second of the engine and of the bare loop, and the engine's gaps in ms."""
+    """(figure, side) to value: tokens a second and CPU seconds of engine and bare loop, the engine's gaps in ms."""
     found = {}
-    for line in told_by([bench, needed("BENCH_GGUF"), str(CORES), str(rounds), "--bench"]).splitlines():
+    for line in told_by([bench, needed("BENCH_GGUF"), str(THREADS), str(rounds), "--bench"]).splitlines():
         if row := ROW.match(line):
             found[row[1], "engine"], found[row[1], "bare"] = float(row[2]), float(row[3])
+            found[f"CPU of {row[1]}", "engine"], found[f"CPU of {row[1]}", "bare"] = float(row[5]), float(row[6])
         if gap := GAP.match(line):
             found[f"worst gap of {gap[1]} streams while 500 tokens enter", "engine"] = float(gap[2])
             found[f"first token of 500 tokens among {gap[1]} streams", "engine"] = float(gap[3])
@@ -47,14 +48,20 @@ def engine_figures(bench, rounds):
 
 def engine(figures):
     bench = executable("worker", "engine")
-    command = f"cargo bench -p worker --bench engine -- GGUF {CORES} 1"
+    command = f"cargo bench -p worker --bench engine -- GGUF {THREADS} 1"
     for _ in range(ROUNDS):
         found = engine_figures(bench, 1)
         for (name, side), value in found.items():
-            figures.add(PART, f"{name}, {side}", value, "tokens/s" if (name, "bare") in found else "ms", command)
+            figures.add(PART, f"{name}, {side}", value, unit_of(name), command)
             if side == "bare":
                 ratio = found[name, "engine"] / value
                 figures.add(PART, f"{name}, engine / bare", ratio, "ratio", "quotient within a round")
+
+
+def unit_of(name):
+    if name.startswith("CPU"):
+        return "s"
+    return "ms" if "enter" in name or "first token" in name else "tokens/s"
 
 
 def text(_):

@@ -176,7 +176,11 @@ fn our_embedded_workers_serve_behind_the_stock_frontend() {
     let pids = [our_worker(&mut machine, &gguf, "worker-a"), our_worker(&mut machine, &gguf, "worker-b")];
     let url = stock_frontend(&mut machine, &python);
     serves(&machine, &url, "smol", 2);
-    let answer = post(&format!("{url}/v1/chat/completions"), &chat("smol", "What is the capital of France?", 40)).1;
+    let answer = post(
+        &format!("{url}/v1/chat/completions"),
+        &chat("smol", "What is the capital of France? Answer in one short sentence.", 40),
+    )
+    .1;
     assert!(answer["choices"][0]["message"]["content"].as_str().unwrap_or_default().contains("Paris"), "{answer}");
     conversation(&machine, &url, "smol");
     cancel(&machine, &url, "smol");

@@ -37,7 +37,7 @@ fn text(answer: &Value) -> &str {
 #[test]
 fn a_real_model_answers_with_sense_with_schema_and_from_its_cache() {
     let Some((machine, url)) = started() else { return };
-    let answer = ask(&url, "What is the capital of France?", &json!({}));
+    let answer = ask(&url, "What is the capital of France? Answer in one short sentence.", &json!({}));
     assert!(text(&answer).contains("Paris"), "{answer}");
     assert_eq!(answer["choices"][0]["finish_reason"], "stop");
 

@@ -134,7 +134,9 @@ fn an_idle_worker_that_dies_is_out_of_routing_before_its_record_expires() {
     kill(pid, "-9");
     // No request is sent: only the connection that the dead process closed can tell. Its record stays for 10 s.
     until("the dead worker to be shown as lost", || states()?.contains(&"lost".to_owned()).then_some(()));
-    until("two ready workers again", || (states()?.iter().filter(|state| *state == "ready").count() == 2).then_some(()));
+    until("two ready workers again", || {
+        (states()?.iter().filter(|state| *state == "ready").count() == 2).then_some(())
+    });
 }
 
 #[test]

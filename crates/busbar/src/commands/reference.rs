@@ -45,7 +45,9 @@ fn cli_page() -> String {
 fn section(text: &mut String, path: &[&str], command: &clap::Command) {
     let name = format!("{} {}", path.join(" "), command.get_name());
     // The width is fixed, so that the page does not depend on the terminal that writes it.
-    let mut command = command.clone().bin_name(name.clone()).term_width(100);
+    let command = command.clone().bin_name(name.clone()).term_width(100);
+    // The page must not hold what happens to be set where it is written.
+    let mut command = command.mut_args(|arg| arg.hide_env_values(true));
     let help = command.render_long_help().to_string();
     let help: Vec<_> = help.lines().map(str::trim_end).collect();
     // Writing to a String cannot fail.

@@ -331,7 +331,7 @@ fn announce(spec: &RunSpec, started: Instant, output: Output, what: &str) {
     let keys = spec.processes.iter().any(|process| process.env.iter().any(|(name, _)| name == "BUSBAR_API_KEYS"));
     let key = if keys { " -H \"authorization: Bearer $KEY\"" } else { "" };
     let body = serde_json::json!({
-        "model": name, "messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0,
+        "model": name, "messages": [{"role": "user", "content": "What is the capital of France? Answer in one short sentence."}], "temperature": 0,
     });
     println!("{} {what} ({:.1} s): model {name}, engine {}", spec.graph, started.elapsed().as_secs_f64(), spec.engine);
     println!();

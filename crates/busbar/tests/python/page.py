@@ -287,7 +287,7 @@ def a_killed_worker_is_shown(page, pid):
         return shown if len(ready) == 2 and shown["ready"] == 2 and row["id"] not in ready else None
 
     shown = page.until("two ready workers again", replaced)
-    gone = [other for other in shown["workers"] if other["state"] == "gone"]
+    gone = [other for other in shown["workers"] if other["state"] in ("gone", "lost")]
     check([other["id"] for other in gone] == [row["id"]], f"the lost worker stays in sight: {gone}")
 
 

@@ -211,7 +211,9 @@ mod tests {
         .unwrap()
     }
 
-    fn model(instance: u64, change: &dyn Fn(&mut ModelCard)) -> ModelRecord {
+    type Change<'a> = &'a dyn Fn(&mut ModelCard);
+
+    fn model(instance: u64, change: Change<'_>) -> ModelRecord {
         let mut card: ModelCard =
             serde_json::from_value(json!({"display_name":"m","slug":"m","kv_cache_block_size":16,
             "migration_limit":0,"model_type":"Chat | Completions","model_input":"Tokens"}))
@@ -227,7 +229,7 @@ mod tests {
         }
     }
 
-    fn ledger(cards: &[(u64, &dyn Fn(&mut ModelCard))]) -> Ledger {
+    fn ledger(cards: &[(u64, Change<'_>)]) -> Ledger {
         let mut ledger = Ledger::default();
         for (instance, change) in cards {
             ledger.put_endpoint(instance.to_string(), endpoint(*instance));
@@ -255,7 +257,7 @@ mod tests {
 
     #[test]
     fn the_same_files_under_another_folder_and_other_limits_are_the_same_model() {
-        let other: &dyn Fn(&mut ModelCard) = &|card| {
+        let other: Change<'_> = &|card| {
             card.source_path = Some("/elsewhere".into());
             card.runtime_config.max_num_seqs = Some(1);
             card.migration_limit = 7;
@@ -273,7 +275,7 @@ mod tests {
 
     #[test]
     fn cards_that_cannot_be_served_say_why() {
-        let check = |change: &dyn Fn(&mut ModelCard), why: &str| {
+        let check = |change: Change<'_>, why: &str| {
             let (groups, left_out) = ledger(&[(1, change)]).groups();
             assert!(groups.is_empty());
             assert!(left_out[0].reason.contains(why), "{}", left_out[0].reason);

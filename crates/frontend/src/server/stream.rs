@@ -34,8 +34,6 @@ pub(crate) struct EventStream {
     wanted: Wanted,
     buffer: BytesMut,
     keep_alive: Option<(Duration, Pin<Box<Sleep>>)>,
-    /// Something was written to the buffer and the turn was given to others once.
-    deferred: bool,
     over: bool,
     _permit: Permit,
 }
@@ -51,7 +49,7 @@ impl EventStream {
         permit: Permit,
     ) -> Self {
         let keep_alive = keep_alive.map(|every| (every, Box::pin(tokio::time::sleep(every))));
-        Self { exchange, writer, wanted, buffer: head, keep_alive, deferred: false, over: false, _permit: permit }
+        Self { exchange, writer, wanted, buffer: head, keep_alive, over: false, _permit: permit }
     }
 
     /// Writes all that is ready, up to [`WRITE_BYTES`].
@@ -124,13 +122,6 @@ impl Body for EventStream {
         if this.buffer.is_empty() {
             return Poll::Pending;
         }
-        // Half the cost of a token is the system call that writes it. Before each write the other tasks get one turn:
-        // under load more tokens have come by then and share the write; without load the turn comes back at once.
-        if !this.over && this.buffer.len() < WRITE_BYTES && !std::mem::replace(&mut this.deferred, true) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        this.deferred = false;
         Poll::Ready(Some(Ok(Frame::data(this.buffer.split().freeze()))))
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Nothing here waits by sleeping: every wait is for a condition, under a cap that only a defect reaches.
 
+#![allow(clippy::unwrap_used, reason = "the functions of a test may fail it, not only the test itself")]
+
 mod answers;
 mod caches;
 mod edge;
