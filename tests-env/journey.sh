@@ -27,8 +27,9 @@ echo "$answer"
 grep -q Paris <<<"$answer" || fail "the answer of the printed curl line has no Paris in it"
 ok "the printed curl line gives a sensible answer"
 
-curl -sf "$URL/" | grep -qi '<html' || fail "the status page is not there"
-curl -sf "$URL/metrics" | grep -q '^dynamo_frontend_requests_total' || fail "no metrics"
+# Into files first: `grep -q` closes its pipe early, which pipefail would take for a failure of curl.
+curl -sf "$URL/" -o "$HOME/page.html" && grep -qi '<html' "$HOME/page.html" || fail "the status page is not there"
+curl -sf "$URL/metrics" -o "$HOME/metrics" && grep -q '^dynamo_frontend_requests_total' "$HOME/metrics" || fail "no metrics"
 ok "status page and metrics"
 
 "$BUSBAR" status
@@ -59,7 +60,8 @@ ok "down"
 
 t=$(now)
 "$BUSBAR" up --detach --port "$PORT" >/dev/null
-bash -c "$curl_line" | grep -q Paris || fail "no sensible answer on the second start"
+answer=$(bash -c "$curl_line")
+grep -q Paris <<<"$answer" || fail "no sensible answer on the second start"
 ok "second start to first answer in $(since "$t") s"
 "$BUSBAR" down
 echo "$passed passed, 0 failed"

@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use worker::model::{EngineKind, LocalModel};
+use worker::model::{EngineKind, LocalModel, ModelSource};
 
 const _: () = assert!(EXIT_PERMANENT == crate::report::EXIT_USAGE as i32);
 /// A manifest larger than this is not read.
@@ -181,10 +181,13 @@ fn worker_env(
 ) {
     set(env, "BUSBAR_ENGINE", engine_word(kind));
     set(env, "BUSBAR_MODEL_NAME", &model.served_name);
-    if let Some(path) = model.gguf.as_ref().filter(|_| kind == EngineKind::Embedded) {
-        set(env, "BUSBAR_MODEL", &path.to_string_lossy());
-    } else if kind != EngineKind::Mock || asked_for(flags, process).is_some() {
-        set(env, "BUSBAR_MODEL", &model.hf_folder.to_string_lossy());
+    let asked = asked_for(flags, process);
+    match (&asked, &model.gguf) {
+        // The default model, under whatever name: the worker finds it in the cache by the same name.
+        (None, _) => {}
+        (Some(text), _) if is_packaged(text) => set(env, "BUSBAR_MODEL", text),
+        (Some(_), Some(gguf)) if kind == EngineKind::Embedded => set(env, "BUSBAR_MODEL", &gguf.to_string_lossy()),
+        (Some(_), _) => set(env, "BUSBAR_MODEL", &model.hf_folder.to_string_lossy()),
     }
     if !env.iter().any(|(name, _)| name == "DYN_SYSTEM_PORT") {
         set(env, "DYN_SYSTEM_PORT", "0");
@@ -193,6 +196,11 @@ fn worker_env(
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         set(env, "BUSBAR_ENGINE_THREADS", &(cores / workers.max(1)).max(1).to_string());
     }
+}
+
+fn is_packaged(text: &str) -> bool {
+    let here = std::env::current_dir().unwrap_or_default();
+    matches!(ModelSource::parse(Some(text), &here), Ok(ModelSource::Packaged { .. }))
 }
 
 fn absolute(path: &Path) -> PathBuf {
