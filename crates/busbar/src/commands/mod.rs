@@ -17,14 +17,14 @@ use crate::report::Failure;
 pub(crate) fn dispatch(cli: Cli) -> Result<(), Failure> {
     let output = cli.output;
     match cli.command {
-        Command::Up(flags) => up::run(flags, output),
+        Command::Up(flags) => up::run(&flags, output),
         Command::Status(select) => status::run(&select, output),
         Command::Logs(flags) => logs::run(&flags),
         Command::Down(select) => down::run(&select, output),
         Command::Model(ModelCommand::Fetch { model }) => model::fetch(model.as_deref(), output),
         Command::Keys(KeysCommand::Add { name, file }) => keys::add(&name, &file, output),
         Command::Frontend(flags) => frontend::run(*flags),
-        Command::Worker(flags) => worker::run(*flags, &[], None),
+        Command::Worker(flags) => worker::run(&flags, &[], None),
         Command::Reference { folder } => reference::write(&folder),
     }
 }

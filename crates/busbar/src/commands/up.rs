@@ -26,12 +26,12 @@ const _: () = assert!(EXIT_PERMANENT == crate::report::EXIT_USAGE as i32);
 const MANIFEST_BYTES_MAX: u64 = 2 << 20;
 
 /// Runs a graph until it is told to stop; with `--detach` until it serves.
-pub(crate) fn run(flags: UpFlags, output: Output) -> Result<(), Failure> {
+pub(crate) fn run(flags: &UpFlags, output: Output) -> Result<(), Failure> {
     let started = Instant::now();
     let file = flags.file.as_deref().map_or("the built-in graph".to_owned(), |path| path.display().to_string());
     let graph = graph::parse(&read(flags.file.as_deref())?).map_err(|found| Failure::findings(&file, &found))?;
     let plan = render(&graph).map_err(|found| Failure::findings(&file, &found))?;
-    check_bind(&flags)?;
+    check_bind(flags)?;
     let progress = Arc::new(Mutex::new(Progress::new(output == Output::Json)));
     let folder = RunFolder::new(&folders::state()?, &graph.name);
     if let Ok(progress) = progress.lock() {
@@ -42,7 +42,7 @@ pub(crate) fn run(flags: UpFlags, output: Output) -> Result<(), Failure> {
     }
     runtime()?.block_on(async {
         // A taken port is told before anything long begins.
-        let addresses = addresses(&flags, &plan);
+        let addresses = addresses(flags, &plan);
         let ours = folder.read().filter(|run| run.supervisor.is_alive());
         for address in addresses.iter().filter(|_| ours.is_none()) {
             port::check_free(*address)?;
@@ -50,7 +50,7 @@ pub(crate) fn run(flags: UpFlags, output: Output) -> Result<(), Failure> {
         let shutdown =
             shutdown::listen().map_err(|error| Failure::new("listen for signals").cause(error.to_string()))?;
         let spec = tokio::select! {
-            spec = specify(&flags, &graph.name, &plan, &folder, addresses, &progress) => spec?,
+            spec = specify(flags, &graph.name, &plan, &folder, addresses, &progress) => spec?,
             () = shutdown.first.cancelled() => return Err(Failure::new("interrupted before anything was started")),
         };
         if let Some(running) = ours {
@@ -316,7 +316,7 @@ fn show(event: &RunEvent, progress: &mut Progress) {
         RunEvent::Draining => progress.line("draining (once more to stop at once)"),
         RunEvent::Stopped { name, killed: false } => progress.line(&format!("  ✓ {name} stopped")),
         RunEvent::Stopped { name, killed: true } => {
-            progress.line(&format!("  ✗ {name} did not stop in time and was killed"))
+            progress.line(&format!("  ✗ {name} did not stop in time and was killed"));
         }
     }
 }

@@ -56,17 +56,17 @@ fn read(args: &[String], environment_wins: bool) -> Result<WorkerArgs, Failure> 
 /// Runs with the arguments of a manifest, below the environment in rank.
 pub(crate) fn from_manifest(module: Module, args: &[String]) -> Result<(), Failure> {
     let read = read_manifest(module, args)?;
-    run(read.flags, &read.passthrough, Some(module))
+    run(&read.flags, &read.passthrough, Some(module))
 }
 
 /// Runs `busbar worker …` as typed.
 pub(crate) fn from_command_line(args: &[String]) -> Result<(), Failure> {
     let read = read(args, false)?;
-    run(read.flags, &read.passthrough, None)
+    run(&read.flags, &read.passthrough, None)
 }
 
 /// Serves until told to stop.
-pub(crate) fn run(flags: WorkerFlags, passthrough: &[String], manifest: Option<Module>) -> Result<(), Failure> {
+pub(crate) fn run(flags: &WorkerFlags, passthrough: &[String], manifest: Option<Module>) -> Result<(), Failure> {
     logging::start();
     let kind = engine_kind(flags.engine.unwrap_or(EngineChoice::Auto));
     if kind != EngineKind::Vllm && !passthrough.is_empty() {
@@ -96,9 +96,9 @@ pub(crate) fn run(flags: WorkerFlags, passthrough: &[String], manifest: Option<M
         let mut workers = Vec::new();
         let count = if kind == EngineKind::Mock { flags.mock.num_workers } else { 1 };
         for index in 0..count {
-            let started = start_engine(kind, &flags, &model, passthrough).await?;
-            let config = worker_config(&flags, index)?;
-            let served = served_model(&flags, &model);
+            let started = start_engine(kind, flags, &model, passthrough).await?;
+            let config = worker_config(flags, index)?;
+            let served = served_model(flags, &model);
             let worker = Worker::start(config, started, served, discovery.member()).await.map_err(|e| failed(&e))?;
             tracing::info!(
                 instance = %worker.instance_id(), address = worker.request_address(), engine = engine_word(kind),
