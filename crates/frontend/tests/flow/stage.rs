@@ -36,7 +36,7 @@ impl Stage {
         config.response_host = Some("127.0.0.1".into());
         change(&mut config);
         let frontend = frontend::start(config, discovery.clone()).await.unwrap();
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = reqwest::Client::builder().no_proxy().timeout(CAP).build().unwrap();
         Self { frontend, discovery, http, _files: files }
     }
 
