@@ -8,7 +8,7 @@ use std::path::PathBuf;
 pub const DEFAULT_MAX_NUM_SEQS: u32 = 8;
 
 /// Tokens of KV pool for each sequence that may run, unless told: 8 × 1,024 tokens are 8,192 tokens, 180 MiB for
-/// SmolLM2-135M. Attention reads the whole used pool, cached blocks too, so a larger pool costs speed once it is full.
+/// SmolLM2-135M, and as much again at most for what is cached but not in use.
 pub const DEFAULT_POOL_TOKENS_PER_SEQ: u32 = 1024;
 
 /// Tokens of one step when nothing decodes. A step is how long a cancellation or a new request may wait: half a second
@@ -24,13 +24,9 @@ pub const DEFAULT_BLOCK_SIZE: u32 = 16;
 /// Requests that may wait for a place. Beyond, a request is refused at once, so that a router can try another worker.
 pub const DEFAULT_MAX_WAITING: u32 = 256;
 
-/// llama.cpp's limit of sequence ids in one context.
-pub(super) const LLAMA_MAX_SEQ: u32 = 256;
-
-/// Sequence ids that hold cached blocks. Each can hold one block at each position, so this is the number of different
-/// first blocks that the cache can keep. Not more, because llama.cpp walks all pairs of ids in each step and keeps room
-/// for a row of logits for each.
-pub(super) const CACHE_HOLDERS: u32 = 120;
+/// Most sequences at once: llama.cpp has 256 ids in one context, and each running sequence needs a second one that holds
+/// its cached blocks.
+const MAX_NUM_SEQS: u32 = 120;
 
 /// What the embedded engine is asked to be. `None` takes the default.
 #[derive(Clone, Debug)]
@@ -113,7 +109,7 @@ impl Limits {
     /// [`EmbeddedError::Setting`] names the first setting that cannot be.
     pub(super) fn of(config: &EmbeddedConfig) -> Result<Self, EmbeddedError> {
         let max_num_seqs = config.max_num_seqs.unwrap_or(DEFAULT_MAX_NUM_SEQS);
-        in_range("max_num_seqs", max_num_seqs, 1, CACHE_HOLDERS, "it must be 1 to 120")?;
+        in_range("max_num_seqs", max_num_seqs, 1, MAX_NUM_SEQS, "it must be 1 to 120")?;
         let block_size = config.block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
         in_range("block_size", block_size, 1, 1024, "it must be 1 to 1024")?;
         let wish = config.kv_pool_tokens.unwrap_or(max_num_seqs * DEFAULT_POOL_TOKENS_PER_SEQ);

@@ -44,9 +44,4 @@ impl Depths {
     pub(super) fn free(&mut self, place: Place) {
         self.by_depth[place.depth as usize][place.holder as usize] = None;
     }
-
-    /// The blocks at `depth`.
-    pub(super) fn at(&self, depth: u32) -> impl Iterator<Item = BlockId> + '_ {
-        self.by_depth.get(depth as usize).into_iter().flatten().filter_map(|slot| *slot)
-    }
 }

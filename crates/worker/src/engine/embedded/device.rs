@@ -7,6 +7,7 @@ use super::prefix::Place;
 use llama_cpp_2::DecodeError;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
@@ -14,13 +15,17 @@ use std::num::NonZeroU32;
 use std::ops::Range;
 use std::path::Path;
 
-/// A sequence id of llama.cpp. Those below `max_num_seqs` run; the rest hold cached blocks.
+/// A sequence id of llama.cpp. Those below `max_num_seqs` run; then come the holders of cached blocks, and one id through
+/// which blocks are copied out and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SeqId(pub(super) u32);
 
 /// A row of the batch, for its logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row(i32);
+
+/// The cells of one block outside of llama.cpp's KV memory.
+pub(super) struct Parked(SeqState);
 
 /// Why a step did not run.
 #[derive(Debug)]
@@ -36,6 +41,7 @@ pub(super) struct Device<'m> {
     context: LlamaContext<'m>,
     batch: LlamaBatch<'static>,
     first_holder: u32,
+    ferry: u32,
     block_size: u32,
 }
 
@@ -50,7 +56,8 @@ impl<'m> Device<'m> {
         limits: &Limits,
         holders: u32,
     ) -> Result<Self, EmbeddedError> {
-        let sequences = limits.max_num_seqs + holders;
+        let ferry = limits.max_num_seqs + holders;
+        let sequences = ferry + 1;
         // llama.cpp aborts the process when a batch could hold fewer rows than there are sequence ids.
         let rows = limits.batch_rows().max(sequences);
         let threads = i32::try_from(limits.threads).unwrap_or(i32::MAX);
@@ -69,7 +76,7 @@ impl<'m> Device<'m> {
             EmbeddedError::Context { path: path.into(), kv_pool_tokens: limits.pool_tokens, reason }
         })?;
         let batch = LlamaBatch::new(rows as usize, 1);
-        Ok(Self { context, batch, first_holder: limits.max_num_seqs, block_size: limits.block_size })
+        Ok(Self { context, batch, first_holder: limits.max_num_seqs, ferry, block_size: limits.block_size })
     }
 
     /// Cells of the pool.
@@ -123,6 +130,22 @@ impl<'m> Device<'m> {
     /// Gives the holder at `place` the block that `seq` has computed.
     pub(super) fn hold(&mut self, seq: SeqId, place: Place) {
         self.copy(seq.0, self.holder(place), self.positions(place));
+    }
+
+    /// Copies the cells at `place` out.
+    pub(super) fn save(&mut self, place: Place) -> Parked {
+        self.copy(self.holder(place), self.ferry, self.positions(place));
+        let state = self.context.state_seq_get(self.ferry.cast_signed(), LlamaStateSeqFlags::empty());
+        self.remove(self.ferry, None);
+        Parked(state.expect("llama.cpp writes as many bytes as it says"))
+    }
+
+    /// Copies the cells of a block back, to `place`. The pool has room for them.
+    pub(super) fn restore(&mut self, block: &Parked, place: Place) {
+        let restored = self.context.state_seq_set(&block.0, self.ferry.cast_signed());
+        restored.expect("the pool counts its free cells");
+        self.copy(self.ferry, self.holder(place), self.positions(place));
+        self.remove(self.ferry, None);
     }
 
     /// Drops the cells at `place`. A cell is free once no sequence has it.

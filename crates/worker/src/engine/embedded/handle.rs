@@ -1,7 +1,7 @@
 //! The engine as its callers hold it.
 
 use super::backend::backend;
-use super::config::{CACHE_HOLDERS, EmbeddedConfig, LLAMA_MAX_SEQ, Limits};
+use super::config::{EmbeddedConfig, Limits};
 use super::device::Device;
 use super::error::EmbeddedError;
 use super::guided::Guides;
@@ -31,7 +31,7 @@ pub fn start(config: EmbeddedConfig) -> Result<StartedEngine, EmbeddedError> {
     let model = Arc::new(load_model(&path, asked.n_gpu_layers)?);
     let limits = asked.with_model(model.n_ctx_train(), asked.pool_tokens);
     let holders = if can_share_prefixes(&model) {
-        CACHE_HOLDERS.min(LLAMA_MAX_SEQ - limits.max_num_seqs)
+        limits.max_num_seqs
     } else {
         tracing::warn!(model = %path.display(), "no prefix cache: the model keeps a recurrent state or a sliding window");
         0

@@ -2,13 +2,16 @@
 //!
 //! Pure: no llama.cpp, no clock. It decides; the engine's thread carries out.
 //!
-//! A cached block is kept alive by a *holder*: a sequence id of llama.cpp that never decodes. A holder may keep
-//! blocks of unrelated prompts as long as each has another depth, because llama.cpp names a cell by sequence and
-//! position. So a block is found in the KV memory by (holder, depth), and the number of holders bounds the blocks of
-//! one depth, not the number of prompts.
+//! A running sequence pins the deepest block that it shares (its *tip*) and so all above it. Only pinned blocks have
+//! cells of llama.cpp: its attention walks every cell below the highest used one, so a block that nobody uses is
+//! *parked*, its bytes copied out and its cells freed, until it is pinned again.
 //!
-//! A running sequence pins the deepest block that it shares (its *tip*); everything above has a child, so only
-//! unpinned leaves can be evicted, least recently used first.
+//! The cells of a pinned block are kept alive by a *holder*: a sequence id of llama.cpp that never decodes. A holder may
+//! keep blocks of unrelated prompts as long as each has another depth, because llama.cpp names a cell by sequence and
+//! position. So a block is found in the KV memory by (holder, depth). A running sequence pins one block of a depth, so
+//! as many holders as sequences run are enough.
+//!
+//! Only unpinned leaves can be evicted, least recently used first.
 
 use super::depths::Depths;
 use super::namespace::Namespace;
@@ -40,23 +43,21 @@ pub(super) struct Place {
 /// What [`PrefixCache::store`] did.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stored {
-    /// The block is new: copy its cells to `place`, after freeing the `evicted` ones.
+    /// The block has no cells yet but those that the caller computed: let the holder at `place` have them too.
     New {
         /// The block.
         block: BlockId,
         /// Where it now lives.
         place: Place,
-        /// Blocks that made room at this depth.
-        evicted: Vec<Place>,
     },
-    /// Another sequence computed it first: drop our cells and share those at `place`.
+    /// Another running sequence computed it first: drop our cells and share those at `place`.
     Known {
         /// The block.
         block: BlockId,
         /// Where it lives.
         place: Place,
     },
-    /// It cannot be cached: its hash collides with that of another block, or every holder of its depth is pinned.
+    /// It cannot be cached: its hash collides with that of another block.
     Refused,
 }
 
@@ -65,7 +66,9 @@ struct Node {
     tokens: Box<[u32]>,
     tokens_hash: TokensHash,
     block_hash: BlockHash,
-    place: Place,
+    depth: u32,
+    /// Where its cells are. `None` while it is parked, which is while it has no users.
+    holder: Option<u32>,
     children: Vec<BlockId>,
     /// Pins, and children that have users. A block with users cannot be evicted.
     users: u32,
@@ -88,7 +91,8 @@ pub(super) struct PrefixCache {
 }
 
 impl PrefixCache {
-    /// An empty cache of blocks of `block_size` tokens, over 0, with `holders` sequence ids.
+    /// An empty cache of blocks of `block_size` tokens, over 0, with `holders` sequence ids, at least as many as prompts
+    /// are pinned at once.
     pub(super) fn new(block_size: u32, holders: u32) -> Self {
         Self {
             block_size: block_size as usize,
@@ -108,9 +112,10 @@ impl PrefixCache {
         self.nodes.len()
     }
 
-    /// Where a block lives.
+    /// Where the cells of a pinned block are.
     pub(super) fn place(&self, block: BlockId) -> Place {
-        self.node(block).place
+        let node = self.node(block);
+        Place { holder: node.holder.expect("a pinned block has cells"), depth: node.depth }
     }
 
     /// The cached block that holds `tokens`, exactly one block of them, under `parent`.
@@ -120,9 +125,11 @@ impl PrefixCache {
         (*self.node(block).tokens == *tokens).then_some(block)
     }
 
-    /// Keeps `block` and all above it until [`Self::unpin`].
-    pub(super) fn pin(&mut self, block: BlockId) {
+    /// Keeps `block` and all above it until [`Self::unpin`]. Gives those that were parked, parents first: the caller
+    /// brings their cells back.
+    pub(super) fn pin(&mut self, block: BlockId) -> Vec<(BlockId, Place)> {
         self.leaves.remove(&(self.node(block).last_used, block));
+        let mut parked = Vec::new();
         let mut at = Parent::Block(block);
         while let Parent::Block(block) = at {
             let node = self.node_mut(block);
@@ -132,13 +139,17 @@ impl PrefixCache {
             }
             at = node.parent;
             self.pinned += 1;
+            parked.push(block);
         }
+        parked.into_iter().rev().map(|block| (block, self.give_place(block))).collect()
     }
 
     /// Ends one pin. The blocks that it alone kept count as used now, so they outlive those that were left earlier.
-    pub(super) fn unpin(&mut self, block: BlockId) {
+    /// Gives them with the places that they leave: the caller parks them.
+    pub(super) fn unpin(&mut self, block: BlockId) -> Vec<(BlockId, Place)> {
         self.uses += 1;
         let now = self.uses;
+        let mut left = Vec::new();
         let mut at = Parent::Block(block);
         while let Parent::Block(block) = at {
             let node = self.node_mut(block);
@@ -149,9 +160,14 @@ impl PrefixCache {
             }
             node.last_used = now;
             at = node.parent;
+            let place = self.place(block);
+            self.node_mut(block).holder = None;
+            self.depths.free(place);
             self.pinned -= 1;
             self.list_if_leaf(block);
+            left.push((block, place));
         }
+        left
     }
 
     /// Puts a computed block under `parent`, which the caller has pinned if it is a block. The result is pinned once
@@ -162,35 +178,23 @@ impl PrefixCache {
             if *self.node(block).tokens != *tokens {
                 return Stored::Refused;
             }
-            self.pin(block);
+            let was_parked = !self.pin(block).is_empty();
             self.leave_parent(parent);
-            return Stored::Known { block, place: self.place(block) };
+            let place = self.place(block);
+            // The caller's cells are as good as the parked bytes, and there already.
+            return if was_parked { Stored::New { block, place } } else { Stored::Known { block, place } };
         }
-        let mut evicted = Vec::new();
-        // A prompt in one holder is one copy on a hit.
-        let wish = match parent {
-            Parent::Root => 0,
-            Parent::Block(block) => self.place(block).holder,
-        };
-        let holder = match self.depths.free_holder(depth, wish) {
-            Some(holder) => holder,
-            None => {
-                let Some(victim) = self.oldest_subtree(depth) else { return Stored::Refused };
-                let holder = self.place(victim).holder;
-                evicted = self.evict_subtree(victim);
-                holder
-            }
-        };
-        let place = Place { holder, depth };
-        let block = self.insert(parent, tokens, tokens_hash, place);
+        let block = self.insert(parent, tokens, tokens_hash, depth);
+        self.pin(block);
         self.leave_parent(parent);
-        Stored::New { block, place, evicted }
+        Stored::New { block, place: self.place(block) }
     }
 
     /// Evicts the least recently used leaf that nobody pins. `None` when every block is pinned.
-    pub(super) fn evict_one(&mut self) -> Option<Place> {
+    pub(super) fn evict_one(&mut self) -> Option<BlockId> {
         let (_, block) = self.leaves.pop_first()?;
-        Some(self.remove(block))
+        self.remove(block);
+        Some(block)
     }
 
     /// Blocks that are pinned, or above a pinned one: what eviction cannot free.
@@ -234,10 +238,28 @@ impl PrefixCache {
         self.nodes.get_mut(&block).expect("a block id lives as long as its block")
     }
 
+    /// Ends the pin of a block whose child is pinned.
     fn leave_parent(&mut self, parent: Parent) {
         if let Parent::Block(parent) = parent {
-            self.unpin(parent);
+            let left = self.unpin(parent);
+            assert!(left.is_empty(), "the child keeps it");
         }
+    }
+
+    /// A place for a block that has just been pinned, if it can be with the holder of its parent: a prompt in one holder
+    /// is one copy.
+    fn give_place(&mut self, block: BlockId) -> Place {
+        let node = self.node(block);
+        let depth = node.depth;
+        let wish = match node.parent {
+            Parent::Root => 0,
+            Parent::Block(parent) => self.place(parent).holder,
+        };
+        let holder = self.depths.free_holder(depth, wish).expect("no more prompts are pinned than there are holders");
+        let place = Place { holder, depth };
+        self.depths.put(place, block);
+        self.node_mut(block).holder = Some(holder);
+        place
     }
 
     fn list_if_leaf(&mut self, block: BlockId) {
@@ -247,7 +269,7 @@ impl PrefixCache {
         }
     }
 
-    fn insert(&mut self, parent: Parent, tokens: &[u32], tokens_hash: TokensHash, place: Place) -> BlockId {
+    fn insert(&mut self, parent: Parent, tokens: &[u32], tokens_hash: TokensHash, depth: u32) -> BlockId {
         let block = BlockId(self.next_id);
         self.next_id = self.next_id.wrapping_add(1);
         let above = match parent {
@@ -265,68 +287,27 @@ impl PrefixCache {
             tokens: tokens.into(),
             tokens_hash,
             block_hash: name,
-            place,
+            depth,
+            holder: None,
             children: Vec::new(),
             users: 0,
             last_used: self.uses,
         };
         self.nodes.insert(block, node);
         self.index.insert((parent, tokens_hash), block);
-        self.depths.put(place, block);
-        self.pin(block);
-        self.note_stored(above, place.depth, StoredBlock { block_hash: name, tokens_hash, mm_extra_info: None });
+        self.note_stored(above, depth, StoredBlock { block_hash: name, tokens_hash, mm_extra_info: None });
         block
     }
 
-    fn remove(&mut self, block: BlockId) -> Place {
+    fn remove(&mut self, block: BlockId) {
         let node = self.nodes.remove(&block).expect("a listed leaf exists");
         self.index.remove(&(node.parent, node.tokens_hash));
-        self.depths.free(node.place);
         if let Parent::Block(parent) = node.parent {
             let above = self.node_mut(parent);
             above.children.retain(|&child| child != block);
             self.list_if_leaf(parent);
         }
         self.note_removed(node.block_hash);
-        node.place
-    }
-
-    /// The unpinned subtree at `depth` whose youngest block is the oldest.
-    fn oldest_subtree(&self, depth: u32) -> Option<BlockId> {
-        let free = self.depths.at(depth).filter_map(|block| Some((self.youngest_if_free(block)?, block)));
-        free.min().map(|(_, block)| block)
-    }
-
-    fn youngest_if_free(&self, top: BlockId) -> Option<u64> {
-        let mut youngest = 0;
-        for block in self.subtree(top) {
-            let node = self.node(block);
-            if node.users > 0 {
-                return None;
-            }
-            youngest = youngest.max(node.last_used);
-        }
-        Some(youngest)
-    }
-
-    /// `top` and all below it, parents before children.
-    fn subtree(&self, top: BlockId) -> Vec<BlockId> {
-        let mut found = vec![top];
-        let mut next = 0;
-        while next < found.len() {
-            found.extend_from_slice(&self.node(found[next]).children);
-            next += 1;
-        }
-        found
-    }
-
-    fn evict_subtree(&mut self, top: BlockId) -> Vec<Place> {
-        let mut places = Vec::new();
-        for block in self.subtree(top).into_iter().rev() {
-            self.leaves.remove(&(self.node(block).last_used, block));
-            places.push(self.remove(block));
-        }
-        places
     }
 
     fn note_stored(&mut self, parent: Option<BlockHash>, depth: u32, block: StoredBlock) {

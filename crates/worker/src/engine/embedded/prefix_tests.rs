@@ -10,20 +10,41 @@ const BLOCK: usize = 4;
 const HOLDERS: u32 = 5;
 const POOL_BLOCKS: usize = 12;
 
-/// A cache, a pool of cells that does what llama.cpp's does, and a router's view of the events.
+/// A cache, a pool of cells that does what llama.cpp's does, the blocks copied out of it, and a router's view of the
+/// events.
 struct World {
     cache: PrefixCache,
     cells: HashSet<(u32, u32)>,
+    parked: HashSet<BlockId>,
     known: HashSet<BlockHash>,
 }
 
 impl World {
     fn new() -> Self {
-        Self { cache: PrefixCache::new(BLOCK as u32, HOLDERS), cells: HashSet::new(), known: HashSet::new() }
+        let cache = PrefixCache::new(BLOCK as u32, HOLDERS);
+        Self { cache, cells: HashSet::new(), parked: HashSet::new(), known: HashSet::new() }
+    }
+
+    fn take_cells(&mut self, place: Place) {
+        assert!(self.cells.insert((place.holder, place.depth)), "a place keeps one block");
     }
 
     fn drop_cells(&mut self, place: Place) {
         assert!(self.cells.remove(&(place.holder, place.depth)), "freed cells were held");
+    }
+
+    fn pin(&mut self, tip: BlockId) {
+        for (block, place) in self.cache.pin(tip) {
+            assert!(self.parked.contains(&block), "what has no cells was copied out");
+            self.take_cells(place);
+        }
+    }
+
+    fn unpin(&mut self, tip: BlockId) {
+        for (block, place) in self.cache.unpin(tip) {
+            self.drop_cells(place);
+            self.parked.insert(block);
+        }
     }
 
     /// Runs a prompt through as the only one: reuses what is cached, stores the rest, evicts for room. Gives the reused blocks.
@@ -32,18 +53,18 @@ impl World {
         let hit = matched(&self.cache, Namespace::PLAIN, prompt);
         let mut tip = hit.last().copied();
         if let Some(tip) = tip {
-            self.cache.pin(tip);
+            self.pin(tip);
         }
         for (depth, tokens) in prompt.chunks_exact(BLOCK).enumerate().skip(hit.len()) {
             if self.cache.len() == POOL_BLOCKS {
-                let Some(place) = self.cache.evict_one() else { break };
-                self.drop_cells(place);
+                let Some(block) = self.cache.evict_one() else { break };
+                assert!(self.parked.remove(&block), "only what nobody uses is evicted");
             }
             let Some(block) = self.store(tip, depth as u32, tokens) else { break };
             tip = Some(block);
         }
         if let Some(tip) = tip {
-            self.cache.unpin(tip);
+            self.unpin(tip);
         }
         assert_eq!(self.cache.pinned(), pinned, "who has left pins nothing");
         self.apply_events();
@@ -53,9 +74,8 @@ impl World {
     fn store(&mut self, tip: Option<BlockId>, depth: u32, tokens: &[u32]) -> Option<BlockId> {
         let parent = tip.map_or(Parent::Root, Parent::Block);
         match self.cache.store(Namespace::PLAIN, parent, depth, tokens) {
-            Stored::New { block, place, evicted } => {
-                evicted.into_iter().for_each(|place| self.drop_cells(place));
-                assert!(self.cells.insert((place.holder, place.depth)), "a place keeps one block");
+            Stored::New { block, place } => {
+                self.take_cells(place);
                 Some(block)
             }
             Stored::Known { block, .. } => Some(block),
@@ -83,7 +103,8 @@ impl World {
         }
         let held: HashSet<BlockHash> = self.cache.block_hashes().collect();
         assert_eq!(held, self.known, "the events tell the cache");
-        assert_eq!(self.cells.len(), self.cache.len(), "every block has its cells and no cells are left over");
+        assert_eq!(self.cells.len(), self.cache.pinned(), "every pinned block has its cells and no cells are left over");
+        assert!(self.parked.len() <= self.cache.len(), "bytes go with their block");
     }
 
     /// What a router that only saw the events would expect.
@@ -134,18 +155,32 @@ fn one_holder_keeps_a_whole_prompt_so_that_a_hit_is_one_copy() {
     let mut world = World::new();
     world.run(&prompt(&[1, 2, 3, 4]));
     let blocks = matched(&world.cache, Namespace::PLAIN, &prompt(&[1, 2, 3, 4]));
+    world.pin(blocks[3]);
     let holders: HashSet<u32> = blocks.iter().map(|&block| world.cache.place(block).holder).collect();
     assert_eq!(holders.len(), 1);
 }
 
 #[test]
-fn more_first_blocks_than_holders_push_the_oldest_prompt_out_leaves_first() {
+fn more_prompts_than_holders_are_cached_and_each_is_brought_back() {
     let mut world = World::new();
-    for first in 0..HOLDERS + 1 {
-        world.run(&prompt(&[first, 50]));
+    for first in 0..2 * HOLDERS {
+        world.run(&prompt(&[first]));
     }
-    let left: Vec<usize> = (0..HOLDERS + 1).map(|first| world.predicted(&prompt(&[first, 50]))).collect();
-    assert_eq!(left, [0, 2, 2, 2, 2, 2]);
+    for first in 0..2 * HOLDERS {
+        assert_eq!(world.run(&prompt(&[first])), 1);
+    }
+}
+
+#[test]
+fn a_block_that_is_computed_again_beside_its_parked_copy_takes_the_fresh_cells() {
+    let mut world = World::new();
+    world.run(&prompt(&[1, 2]));
+    let first = matched(&world.cache, Namespace::PLAIN, &prompt(&[1]))[0];
+    world.pin(first);
+    let second = world.store(Some(first), 1, &prompt(&[2])).unwrap();
+    assert_eq!(world.cells.len(), 2, "the computed cells were kept");
+    world.unpin(second);
+    world.apply_events();
 }
 
 #[test]
@@ -153,13 +188,13 @@ fn a_pinned_prompt_is_never_evicted() {
     let mut world = World::new();
     world.run(&prompt(&[1, 2]));
     let tip = matched(&world.cache, Namespace::PLAIN, &prompt(&[1, 2]))[1];
-    world.cache.pin(tip);
+    world.pin(tip);
     for first in 10..40 {
         world.run(&prompt(&[first, 50, 51]));
     }
     assert_eq!(world.predicted(&prompt(&[1, 2])), 2);
     assert_eq!(world.cache.pinned(), 2);
-    world.cache.unpin(tip);
+    world.unpin(tip);
     for first in 10..40 {
         world.run(&prompt(&[first, 50, 51]));
     }
@@ -172,6 +207,7 @@ fn clearing_tells_once_and_leaves_nothing() {
     world.run(&prompt(&[1, 2]));
     world.cache.clear();
     world.cells.clear();
+    world.parked.clear();
     world.apply_events();
     assert_eq!(world.predicted(&prompt(&[1, 2])), 0);
     world.cache.clear();

@@ -1,7 +1,7 @@
 //! The engine's thread run by hand, step by step, on a real model (`BUSBAR_TEST_GGUF`): what happens in which step.
 
 use super::Runner;
-use crate::engine::embedded::config::{CACHE_HOLDERS, EmbeddedConfig, Limits};
+use crate::engine::embedded::config::{EmbeddedConfig, Limits};
 use crate::engine::embedded::device::Device;
 use crate::engine::embedded::guided::Guides;
 use crate::engine::embedded::load_model::{load_model, vocabulary};
@@ -51,8 +51,8 @@ impl<'m> Bench<'m> {
         let (entrance, arrivals) = sync_channel(limits.max_waiting as usize);
         let (kv_sender, kv_changes) = mpsc::channel(100_000);
         let shared = Arc::new(Shared::new(entrance, limits.max_waiting));
-        let device = Device::new(model, path, &limits, CACHE_HOLDERS).unwrap();
-        let runner = Runner::new(device, limits, CACHE_HOLDERS, arrivals, shared.clone(), kv_sender);
+        let device = Device::new(model, path, &limits, limits.max_num_seqs).unwrap();
+        let runner = Runner::new(device, limits, limits.max_num_seqs, arrivals, shared.clone(), kv_sender);
         let (vocabulary, guides) = (vocabulary(model), Guides::new(model.clone()));
         Self { runner, limits, vocabulary, guides, model: model.clone(), shared, kv_changes, known: HashSet::new() }
     }
