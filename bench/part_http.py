@@ -29,14 +29,12 @@ def run(figures):
             http = through_http(port, frontend.pid, worker.pid, number + 2)
             for (name, unit, command), value in http.items():
                 figures.add(PART, f"{name}, HTTP", value, unit, command)
-            bare = part_libraries.engine_figures(bare_loop, BARE_ROUNDS)
+            bare = part_libraries.bare_figures(bare_loop, BARE_ROUNDS)
             for (name, unit, _), value in http.items():
-                for side in ("bare", "engine"):
-                    if (name, side) in bare:
-                        command = f"cargo bench -p worker --bench engine -- GGUF {THREADS} {BARE_ROUNDS}"
-                        figures.add(PART, f"{name}, {side}", bare[name, side], unit, command)
-                        figures.add(PART, f"{name}, HTTP / {side}", value / bare[name, side], "ratio",
-                                    "quotient within a round")
+                if name in bare:
+                    command = f"cargo bench -p worker --bench engine -- GGUF {THREADS} {BARE_ROUNDS} --side=bare"
+                    figures.add(PART, f"{name}, bare", bare[name], unit, command)
+                    figures.add(PART, f"{name}, HTTP / bare", value / bare[name], "ratio", "quotient within a round")
 
 
 def through_http(port, frontend, worker, seed):

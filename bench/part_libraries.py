@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import statistics
 import subprocess
 
 from machine import ROOT, ROUNDS, THREADS, needed
@@ -44,6 +45,17 @@ def engine_figures(bench, rounds):
     if not found:
         raise SystemExit("bench: the engine's bench told no figure that is understood here")
     return found
+
+
+def bare_figures(bench, rounds):
+    """Figure to its median over `rounds` of the bare loop alone: tokens a second and CPU seconds."""
+    values = {}
+    for _ in range(rounds):
+        for line in told_by([bench, needed("BENCH_GGUF"), str(THREADS), "1", "--side=bare", "--bench"]).splitlines():
+            name, rate, cpu = line.split("\t")
+            values.setdefault(name, []).append(float(rate))
+            values.setdefault(f"CPU of {name}", []).append(float(cpu))
+    return {name: statistics.median(found) for name, found in values.items()}
 
 
 def engine(figures):

@@ -1,7 +1,10 @@
-//! The embedded engine against the bare library loop, in turn, in one process: prefill of 500 tokens, tokens a second
-//! of 1, 4 and 8 streams, and the worst gap between two tokens of a stream while a long prompt enters.
+//! The embedded engine against the bare library loop, in turn: prefill of 500 tokens, tokens a second of 1, 4 and 8
+//! streams, and the worst gap between two tokens of a stream while a long prompt enters.
 //!
-//! `cargo bench -p worker --bench engine -- MODEL.gguf [THREADS] [ROUNDS]`
+//! `cargo bench -p worker --bench engine -- MODEL.gguf [THREADS] [ROUNDS] [--side=engine|--side=bare]`
+//!
+//! Each side runs in a process of its own, which this one starts: two thread teams of OpenMP in one process are more
+//! threads than cores, and then OpenMP no longer spins at its barriers but sleeps, which halves the speed of both.
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
 #[path = "../../../bench/engine/bare_loop.rs"]
@@ -13,9 +16,8 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use protocol::output::EngineOutput;
 use protocol::request::{PreprocessedRequest, SamplingOptions, StopConditions};
-use std::mem::ManuallyDrop;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -30,6 +32,9 @@ const STREAM_PROMPT: usize = 64;
 
 /// Tokens of the long prompt.
 const LONG_PROMPT: usize = 500;
+
+/// Streams at once.
+const STREAMS: [usize; 3] = [1, 4, 8];
 
 /// A token came: which stream, and when.
 type Tick = (usize, Instant);
@@ -50,22 +55,112 @@ fn main() {
     let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
     let threads = number(1).unwrap_or(cores);
     let rounds = number(2).unwrap_or(5);
+    match args.iter().find_map(|arg| arg.strip_prefix("--side=")) {
+        Some("engine") => run_engine(&model, threads),
+        Some("bare") => run_bare(&model, threads),
+        Some(other) => println!("not run: there is no side {other:?}, only engine and bare"),
+        None => compare(&model, threads, rounds),
+    }
+}
 
-    let config = EmbeddedConfig { threads: NonZeroU32::new(threads), ..EmbeddedConfig::of(&model) };
+/// One round of the engine, a line of figures each.
+fn run_engine(model: &Path, threads: u32) {
+    let config = EmbeddedConfig { threads: NonZeroU32::new(threads), ..EmbeddedConfig::of(model) };
     let started = start(config).expect("the model loads");
-    // The engine has started llama.cpp's backend for this process; this is only the proof of it.
-    let backend = ManuallyDrop::new(LlamaBackend {});
-    let bare_model = LlamaModel::load_from_file(&backend, &model, &LlamaModelParams::default()).expect("it loads");
-    let bare = BareLoop::new(&backend, &bare_model, threads.cast_signed());
-    println!("{:?}, {threads} threads, {rounds} rounds, load {}", started.engine.profile(), load_average());
-    Bench { engine: &*started.engine, bare, prompts: 0 }.run(rounds);
-    println!("{:?}, load {}", started.engine.load(), load_average());
+    let mut bench = Bench { engine: &*started.engine, prompts: Prompts(0) };
+    print_figure("prefill of 500 tokens", bench.prefill());
+    for streams in STREAMS {
+        print_figure(&format!("decode of {streams} streams"), bench.decode(streams));
+    }
+    for streams in [1, 4, 7] {
+        let (worst, first) = bench.gap(streams);
+        let millis = |time: Duration| Figure { rate: time.as_secs_f64() * 1e3, cpu_seconds: 0.0 };
+        print_figure(&format!("{streams} streams while 500 tokens enter: worst gap"), millis(worst));
+        print_figure(&format!("{streams} streams while 500 tokens enter: first token"), millis(first));
+    }
+}
+
+/// One round of the bare loop, a line of figures each.
+fn run_bare(model: &Path, threads: u32) {
+    let backend = LlamaBackend::init().expect("it is the first in this process");
+    let model = LlamaModel::load_from_file(&backend, model, &LlamaModelParams::default()).expect("the model loads");
+    let mut bare = BareLoop::new(&backend, &model, threads.cast_signed());
+    let mut prompts = Prompts(0);
+    let prompt = prompts.next(LONG_PROMPT);
+    let prefill = measured(|| LONG_PROMPT as f64 / bare.time_to_first_token(&prompt).as_secs_f64());
+    print_figure("prefill of 500 tokens", prefill);
+    for streams in STREAMS {
+        let prompts: Vec<_> = (0..streams).map(|_| prompts.next(STREAM_PROMPT)).collect();
+        let decode = measured(|| {
+            let time = bare.time_of_decode(&prompts, DECODE_TOKENS);
+            (streams * DECODE_TOKENS) as f64 / time.as_secs_f64()
+        });
+        print_figure(&format!("decode of {streams} streams"), decode);
+    }
+}
+
+/// Both sides in turn, the order changing, and the medians.
+fn compare(model: &Path, threads: u32, rounds: u32) {
+    println!("{threads} threads, {rounds} rounds, load {}", load_average());
+    let (mut engine, mut bare) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        for side in if round % 2 == 0 { ["engine", "bare"] } else { ["bare", "engine"] } {
+            let figures = child(model, threads, side);
+            if side == "engine" { &mut engine } else { &mut bare }.push(figures);
+        }
+    }
+    for (name, _) in &bare[0] {
+        let rounds = engine.iter().zip(&bare);
+        print_rows(name, &rounds.map(|(engine, bare)| (of(engine, name), of(bare, name))).collect::<Vec<_>>());
+    }
+    for streams in [1, 4, 7] {
+        let name = format!("{streams} streams while 500 tokens enter: ");
+        let median_of = |what: &str| median(engine.iter().map(|f| of(f, &format!("{name}{what}")).rate).collect());
+        let (worst, first) = (median_of("worst gap"), median_of("first token"));
+        println!("{name}worst gap {worst:.0} ms, first token after {first:.0} ms");
+    }
+    println!("load {}", load_average());
+}
+
+type Figures = Vec<(String, Figure)>;
+
+fn of(figures: &Figures, name: &str) -> Figure {
+    figures.iter().find(|figure| figure.0 == name).expect("each side tells each figure").1
+}
+
+/// The figures of one round of a side in its own process.
+fn child(model: &Path, threads: u32, side: &str) -> Figures {
+    let this = std::env::current_exe().expect("this program has a path");
+    let mut command = std::process::Command::new(this);
+    command.arg(model).arg(threads.to_string()).arg("1").arg(format!("--side={side}")).arg("--bench");
+    let done = command.stderr(std::process::Stdio::inherit()).output().expect("this program starts");
+    assert!(done.status.success(), "the {side} side failed");
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    let lines = text.lines().filter_map(|line| {
+        let [name, rate, cpu] = line.split('\t').collect::<Vec<_>>().try_into().ok()?;
+        Some((name.to_owned(), Figure { rate: rate.parse().ok()?, cpu_seconds: cpu.parse().ok()? }))
+    });
+    lines.collect()
+}
+
+fn print_figure(name: &str, figure: Figure) {
+    println!("{name}\t{}\t{}", figure.rate, figure.cpu_seconds);
 }
 
 struct Bench<'a> {
     engine: &'a dyn Engine,
-    bare: BareLoop<'a>,
-    prompts: u32,
+    prompts: Prompts,
+}
+
+/// Prompts of which no two start alike.
+struct Prompts(u32);
+
+impl Prompts {
+    fn next(&mut self, length: usize) -> Vec<u32> {
+        self.0 += 1;
+        let first = self.0 * 7919;
+        (0u32..).map(|i| 1000 + (first + i * 31 + i * i * 7) % 40_000).take(length).collect()
+    }
 }
 
 /// One round of one side: tokens a second, and CPU seconds.
@@ -76,51 +171,24 @@ struct Figure {
 }
 
 impl Bench<'_> {
-    fn run(&mut self, rounds: u32) {
-        print_rows("prefill of 500 tokens", &(0..rounds).map(|_| self.prefill()).collect::<Vec<_>>());
-        for streams in [1, 4, 8] {
-            let figures: Vec<_> = (0..rounds).map(|_| self.decode(streams)).collect();
-            print_rows(&format!("decode of {streams} streams"), &figures);
-        }
-        for streams in [1, 4, 7] {
-            let gaps: Vec<_> = (0..rounds).map(|_| self.gap(streams)).collect();
-            let millis = |pick: fn(&(Duration, Duration)) -> Duration| {
-                median(gaps.iter().map(|gap| pick(gap).as_secs_f64() * 1e3).collect())
-            };
-            let (worst, first) = (millis(|gap| gap.0), millis(|gap| gap.1));
-            println!(
-                "{streams} streams while 500 tokens enter: worst gap {worst:.0} ms, first token after {first:.0} ms"
-            );
-        }
-    }
-
-    /// (engine, bare)
-    fn prefill(&mut self) -> (Figure, Figure) {
-        let prompt = self.prompt(LONG_PROMPT);
-        let engine = measured(|| {
+    fn prefill(&mut self) -> Figure {
+        let prompt = self.prompts.next(LONG_PROMPT);
+        measured(|| {
             let start = Instant::now();
-            let mut stream = self.engine.generate(request(prompt.clone(), 1)).expect("it has room");
+            let mut stream = self.engine.generate(request(prompt, 1)).expect("it has room");
             stream.blocking_recv().expect("there is a token");
             LONG_PROMPT as f64 / start.elapsed().as_secs_f64()
-        });
-        let bare = measured(|| LONG_PROMPT as f64 / self.bare.time_to_first_token(&prompt).as_secs_f64());
-        (engine, bare)
+        })
     }
 
-    /// (engine, bare)
-    fn decode(&mut self, streams: usize) -> (Figure, Figure) {
-        let prompts: Vec<_> = (0..streams).map(|_| self.prompt(STREAM_PROMPT)).collect();
-        let engine = measured(|| steady_rate(&self.start_streams(&prompts, DECODE_TOKENS), streams));
-        let bare = measured(|| {
-            let time = self.bare.time_of_decode(&prompts, DECODE_TOKENS);
-            (streams * DECODE_TOKENS) as f64 / time.as_secs_f64()
-        });
-        (engine, bare)
+    fn decode(&mut self, streams: usize) -> Figure {
+        let prompts: Vec<_> = (0..streams).map(|_| self.prompts.next(STREAM_PROMPT)).collect();
+        measured(|| steady_rate(&self.start_streams(&prompts, DECODE_TOKENS), streams))
     }
 
     /// The worst gap of any of `streams` streams while a long prompt enters, and the time to its first token.
     fn gap(&mut self, streams: usize) -> (Duration, Duration) {
-        let prompts: Vec<_> = (0..streams).map(|_| self.prompt(STREAM_PROMPT)).collect();
+        let prompts: Vec<_> = (0..streams).map(|_| self.prompts.next(STREAM_PROMPT)).collect();
         let ticks = self.start_streams(&prompts, 400);
         let mut last: Vec<Option<Instant>> = vec![None; streams];
         while last.iter().any(Option::is_none) {
@@ -128,7 +196,7 @@ impl Bench<'_> {
             last[stream] = Some(at);
         }
         let sent = Instant::now();
-        let mut long = self.engine.generate(request(self.prompt(LONG_PROMPT), 1)).expect("it has room");
+        let mut long = self.engine.generate(request(self.prompts.next(LONG_PROMPT), 1)).expect("it has room");
         let mut worst = Duration::ZERO;
         loop {
             let (stream, at) = ticks.recv().expect("the streams outlast the prompt");
@@ -149,13 +217,6 @@ impl Bench<'_> {
             std::thread::spawn(move || tick(number, stream, &sender));
         }
         ticks
-    }
-
-    /// A prompt that no other starts with.
-    fn prompt(&mut self, length: usize) -> Vec<u32> {
-        self.prompts += 1;
-        let first = self.prompts * 7919;
-        (0u32..).map(|i| 1000 + (first + i * 31 + i * i * 7) % 40_000).take(length).collect()
     }
 }
 

@@ -103,7 +103,11 @@ impl World {
         }
         let held: HashSet<BlockHash> = self.cache.block_hashes().collect();
         assert_eq!(held, self.known, "the events tell the cache");
-        assert_eq!(self.cells.len(), self.cache.pinned(), "every pinned block has its cells and no cells are left over");
+        assert_eq!(
+            self.cells.len(),
+            self.cache.pinned(),
+            "every pinned block has its cells and no cells are left over"
+        );
         assert!(self.parked.len() <= self.cache.len(), "bytes go with their block");
     }
 
