@@ -31,6 +31,9 @@ pub const TOKEN_TIMEOUT: Duration = Duration::from_secs(300);
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time for a client to send its body once it began.
 pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest wait of a request for a model that is known but has no worker at the moment: a worker that restarts is back
+/// within it, and a client that waits longer is better told. Stock refuses at once.
+pub const WORKER_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Time for streams to finish at shutdown: `DYN_HTTP_GRACEFUL_SHUTDOWN_TIMEOUT_SECS`, as stock.
 pub const GRACEFUL_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a broken stream goes on elsewhere. Stock has 0, which loses 11 answers a killed worker.
@@ -125,6 +128,8 @@ pub struct LimitConfig {
     pub request_timeout: Duration,
     /// Longest silence of a worker.
     pub token_timeout: Duration,
+    /// Longest wait for a worker of a known model, and how long the name of a model whose last worker left is known.
+    pub worker_wait_max: Duration,
 }
 
 impl Default for FrontendConfig {
@@ -181,6 +186,7 @@ impl Default for LimitConfig {
             queue_wait_max: QUEUE_WAIT_MAX,
             request_timeout: REQUEST_TIMEOUT,
             token_timeout: TOKEN_TIMEOUT,
+            worker_wait_max: WORKER_WAIT_MAX,
         }
     }
 }

@@ -10,7 +10,7 @@ use protocol::ids::InstanceId;
 use protocol::request::PreprocessedRequest;
 use protocol::space::Space;
 use router::{Prompt, SelectError};
-use runtime::request_plane::{ErrorClass, RequestClient, RequestError, ResponseStream};
+use runtime::request_plane::{ErrorClass, RequestClient, RequestError, ResponseStream, Traffic};
 use runtime::tasks::Tasks;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +29,11 @@ pub(crate) struct Dispatcher {
     probes: Tasks,
     route_seconds: Histogram,
     roundtrip_seconds: Histogram,
+    queue_seconds: Histogram,
+    send_seconds: Histogram,
     hashing_ms: Histogram,
+    seq_hashing_ms: Histogram,
+    matching_ms: Histogram,
     scheduling_ms: Histogram,
     total_ms: Histogram,
 }
@@ -75,6 +79,10 @@ impl Dispatcher {
             probes: Tasks::new(),
             route_seconds: metrics.stage_duration.with(&["route"]),
             roundtrip_seconds: metrics.stage_duration.with(&["transport_roundtrip"]),
+            queue_seconds: metrics.plane_queue.with(&[]),
+            send_seconds: metrics.plane_send.with(&[]),
+            seq_hashing_ms: metrics.router_overhead_seq_hashing_ms.with(&router_id),
+            matching_ms: metrics.router_overhead_matching_ms.with(&router_id),
             hashing_ms: metrics.router_overhead_hashing_ms.with(&router_id),
             scheduling_ms: metrics.router_overhead_scheduling_ms.with(&router_id),
             total_ms: metrics.router_overhead_total_ms.with(&router_id),
@@ -86,6 +94,11 @@ impl Dispatcher {
         &self.metrics
     }
 
+    /// What went over the request connections.
+    pub(crate) fn traffic(&self) -> &Traffic {
+        self.client.traffic()
+    }
+
     /// Sends `request` to a chosen worker. Dropping the future frees the booking and cancels the worker.
     pub(crate) async fn open(
         self: &Arc<Self>,
@@ -93,17 +106,27 @@ impl Dispatcher {
         request: &mut PreprocessedRequest,
         attempt: &Attempt<'_>,
     ) -> Result<Live, Failure> {
-        let chosen = self.place(model, request, attempt).map_err(Failure::Unplaced)?;
+        let entered = Instant::now();
+        model.metrics.received.inc();
+        let mut chosen = self.place(model, request, attempt).map_err(|error| {
+            if error == SelectError::AllBusy {
+                model.metrics.all_busy.inc();
+            }
+            Failure::Unplaced(error)
+        })?;
         if chosen.again {
             tokio::time::sleep(attempt.wait_if_again).await;
         }
         let worker = chosen.placement.worker;
         request.routing.get_or_insert_default().dp_rank = Some(worker.dp_rank);
         let sent = Instant::now();
+        self.queue_seconds.observe((sent - entered).as_secs_f64());
+        chosen.booking.meter.sent(sent);
         let send = self.client.send(&chosen.endpoint, attempt.request_id, &*request);
         let result = tokio::time::timeout(attempt.timeout, send).await.unwrap_or_else(|_| Err(silent(attempt.timeout)));
         match result {
             Ok(stream) => {
+                self.send_seconds.observe(stream.sent_in().as_secs_f64());
                 self.roundtrip_seconds.observe(sent.elapsed().as_secs_f64());
                 let hit_rate = chosen.placement.cached_tokens as f64 / request.token_ids.len().max(1) as f64;
                 Ok(Live { stream, booking: chosen.booking, hit_rate })
@@ -120,7 +143,10 @@ impl Dispatcher {
     ) -> Result<Chosen, SelectError> {
         let start = Instant::now();
         let routing = request.routing.as_ref();
-        let prompt = Prompt::new(&request.token_ids, model.workers.block_size, &Space::of(routing));
+        let block_size = model.workers.block_size;
+        let tokens_hashes = Prompt::hash_tokens(&request.token_ids, block_size, &Space::of(routing));
+        let tokens_hashed = Instant::now();
+        let prompt = Prompt::of_hashes(request.token_ids.len(), block_size, tokens_hashes);
         let hashed = Instant::now();
         let pin = |worker_id: u64| router::select::Pin {
             worker_id: InstanceId(worker_id),
@@ -133,8 +159,11 @@ impl Dispatcher {
         let chosen = model.workers.choose(&ask);
         let end = Instant::now();
         let milliseconds = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1e3;
-        self.hashing_ms.observe(milliseconds(start, hashed));
-        self.scheduling_ms.observe(milliseconds(hashed, end));
+        self.hashing_ms.observe(milliseconds(start, tokens_hashed));
+        self.seq_hashing_ms.observe(milliseconds(tokens_hashed, hashed));
+        let matched_in = chosen.as_ref().map_or(Duration::ZERO, |chosen| chosen.matched_in);
+        self.matching_ms.observe(matched_in.as_secs_f64() * 1e3);
+        self.scheduling_ms.observe(((end - hashed).saturating_sub(matched_in)).as_secs_f64() * 1e3);
         self.total_ms.observe(milliseconds(start, end));
         self.route_seconds.observe((end - start).as_secs_f64());
         let chosen = chosen?;

@@ -4,7 +4,7 @@
 //! to the engine.
 
 use crate::dispatch::{Dispatcher, Failure};
-use crate::metrics::{Account, Outcome};
+use crate::metrics::{Account, Metrics, Outcome};
 use crate::migrate::{Answer, AnswerLimits};
 use crate::models::ServedModel;
 use crate::openai::ApiError;
@@ -89,15 +89,18 @@ impl Exchange {
         }
         let open_all = async {
             let opens = prepared.iter().flat_map(|prompt| (0..n).map(move |choice| (prompt, choice)));
-            let opens = opens.enumerate().map(|(index, (prompt, choice))| {
-                let id = if index == 0 { request_id } else { uuid::Uuid::new_v4() };
-                let raiser = Raiser::new(model.text.tokenizer(), prompt);
-                let request = prompt.request_for_choice(choice);
-                let answer = Answer::open(dispatcher.clone(), model.clone(), limits, id.to_string(), request);
-                async move {
-                    answer.await.map(|answer| Choice { index: index as u32, answer, raiser, state: State::Running })
-                }
-            });
+            let opens =
+                opens.enumerate().map(|(index, (prompt, choice))| {
+                    let id = if index == 0 { request_id } else { uuid::Uuid::new_v4() };
+                    let raiser = Raiser::new(model.text.tokenizer(), prompt);
+                    let request = prompt.request_for_choice(choice);
+                    let answer = Answer::open(dispatcher.clone(), model.clone(), limits, id.to_string(), request);
+                    let metrics = dispatcher.metrics().clone();
+                    let index = index as u32;
+                    async move {
+                        answer.await.map(|answer| Choice { index, answer, raiser, metrics, state: State::Running })
+                    }
+                });
             futures::future::try_join_all(opens).await
         };
         let opened = tokio::time::timeout_at(deadline.into(), open_all).await;
@@ -190,6 +193,11 @@ impl Exchange {
         if step.worker.is_some() {
             self.last_worker = step.worker;
         }
+        if let (Some(_), Some((_, worker))) = (&raised.finish, &self.last_worker) {
+            let details = step.usage.prompt_tokens_details;
+            let reused = details.and_then(|details| details.cached_tokens).unwrap_or(0);
+            worker.router.reused_tokens.inc_by(u64::from(reused));
+        }
         let worker = self.last_worker.as_ref().map(|(worker, _)| WorkerIds {
             prefill_worker_id: worker.worker_id.0,
             prefill_dp_rank: worker.dp_rank,
@@ -239,7 +247,17 @@ struct Choice {
     index: u32,
     answer: Answer,
     raiser: Raiser,
+    metrics: Arc<Metrics>,
     state: State,
+}
+
+impl Drop for Choice {
+    fn drop(&mut self) {
+        let (took, tokens) = self.raiser.work();
+        if tokens > 0 {
+            self.metrics.detokenizing_took(took, tokens);
+        }
+    }
 }
 
 enum State {

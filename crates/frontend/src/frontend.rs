@@ -4,7 +4,8 @@ use crate::admission::Admission;
 use crate::config::FrontendConfig;
 use crate::dispatch::Dispatcher;
 use crate::feed::Feeds;
-use crate::keys::{ApiKeys, KeysError};
+use crate::key_ring::KeyRing;
+use crate::keys::KeysError;
 use crate::metrics::Metrics;
 use crate::models::{Catalog, Watcher, WatcherParts};
 use crate::server::{App, Listener, ServeLimits, Surface, routes};
@@ -73,10 +74,7 @@ pub enum FrontendError {
 /// # Errors
 /// See [`FrontendError`]; nothing is left running.
 pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Frontend, FrontendError> {
-    let keys = match &config.http.api_keys_file {
-        Some(path) => ApiKeys::read(path)?,
-        None => ApiKeys::none(),
-    };
+    let keys = Arc::new(KeyRing::open(config.http.api_keys_file.as_deref())?);
     let open = !config.http.host.is_loopback();
     if open && !keys.required() && !config.http.allow_open {
         return Err(FrontendError::OpenWithoutKeys(config.http.host));
@@ -105,6 +103,7 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
     })?;
     let background = Tasks::new();
     background.spawn("follow discovery", watcher.run());
+    background.spawn("follow the keys file", keys.clone().follow());
 
     let app = Arc::new(App {
         keys,

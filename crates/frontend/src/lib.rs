@@ -12,6 +12,7 @@ mod exchange;
 mod feed;
 mod frontend;
 mod health;
+mod key_ring;
 pub mod keys;
 mod metrics;
 mod migrate;

@@ -5,7 +5,7 @@
 //! same microsecond would otherwise both see the same idle worker.
 
 use crate::health::{Fault, Health};
-use crate::metrics::{Histogram, Metrics, WorkerMetrics};
+use crate::metrics::{AttemptMeter, Metrics, WorkerMetrics};
 use parking_lot::Mutex;
 use protocol::card::RuntimeConfig;
 use protocol::discovery::EndpointRecord;
@@ -19,7 +19,7 @@ use router::select::{Pin, Snapshot};
 use router::{Applied, BookingId, Index, Loads, Overlaps, Placement, Prompt, RouterConfig, SelectError, WorkerView};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Data-parallel ranks read from one card; more is a mistake in the card.
 const RANKS_MAX: u32 = 64;
@@ -49,7 +49,6 @@ struct Member {
     limits: RuntimeConfig,
     since: Instant,
     health: Health,
-    hit_rate: Histogram,
     ranks: Vec<Rank>,
 }
 
@@ -78,6 +77,8 @@ pub(crate) struct Chosen {
     pub(crate) placement: Placement,
     /// Whether this worker already failed this request: it is tried again only because there is no other.
     pub(crate) again: bool,
+    /// How long it took to look the prompt up in the index.
+    pub(crate) matched_in: Duration,
 }
 
 /// Load held on a worker until dropped.
@@ -86,6 +87,7 @@ pub(crate) struct Booked {
     id: BookingId,
     pub(crate) worker: WorkerRank,
     pub(crate) metrics: Arc<WorkerMetrics>,
+    pub(crate) meter: AttemptMeter,
     in_prefill: bool,
 }
 
@@ -144,18 +146,16 @@ impl WorkerSet {
         for dp_rank in first..first + count {
             if !ranks.iter().any(|rank| rank.worker.dp_rank == dp_rank) {
                 let worker = WorkerRank { worker_id: instance, dp_rank };
-                let metrics = Arc::new(WorkerMetrics::new(&self.metrics, &self.model, worker, self.mode()));
+                let metrics = WorkerMetrics::new(&self.metrics, &self.model, worker, self.mode(), &endpoint);
+                let metrics = Arc::new(metrics);
                 ranks.push(Rank { worker, reported: None, metrics });
             }
         }
         for rank in &ranks {
             rank.metrics.kv_total_blocks.set(limits.total_kv_blocks.unwrap_or(0).try_into().unwrap_or(i64::MAX));
         }
-        let router_id = format!("{:x}", self.metrics.router_id);
-        let labels = [endpoint.namespace.as_str(), endpoint.component.as_str(), &router_id, &router_id];
-        let hit_rate = self.metrics.router_kv_hit_rate.with(&labels);
         let (limits, since, health) = (limits.clone(), Instant::now(), Health::default());
-        let member = Member { endpoint, limits, since, health, hit_rate, ranks };
+        let member = Member { endpoint, limits, since, health, ranks };
         state.members.insert(instance, member);
         state.rebuild_views();
     }
@@ -195,6 +195,7 @@ impl WorkerSet {
             router::RouterMode::Kv => state.index.overlap(&ask.prompt.tokens_hashes),
             _ => Overlaps::default(),
         };
+        let matched_in = now.elapsed();
         let aside = state.members.iter().filter(|(_, member)| !member.health.is_good(now)).map(|(&id, _)| id);
         let mut excluded: Vec<InstanceId> = aside.chain(ask.avoid.iter().copied()).collect();
         let mut placement = self.select(state, ask, &excluded, &overlaps);
@@ -216,15 +217,19 @@ impl WorkerSet {
         let id = state.loads.book(booking, self.epoch.elapsed());
         let member = state.members.get(&placement.worker.worker_id).ok_or(SelectError::NoWorkers)?;
         let rank = member.ranks.iter().find(|rank| rank.worker == placement.worker).ok_or(SelectError::NoWorkers)?;
-        let (endpoint, metrics, hit_rate) = (member.endpoint.clone(), rank.metrics.clone(), member.hit_rate.clone());
+        let (endpoint, metrics) = (member.endpoint.clone(), rank.metrics.clone());
         drop(guard);
         metrics.placements.inc();
         metrics.prompt_tokens.inc_by(ask.prompt.tokens as u64);
         metrics.cached_tokens.inc_by(placement.cached_tokens);
-        hit_rate.observe(placement.cached_tokens as f64 / ask.prompt.tokens.max(1) as f64);
+        let router = &metrics.router;
+        router.hit_rate.observe(placement.cached_tokens as f64 / ask.prompt.tokens.max(1) as f64);
+        router.best_cached_tokens.inc_by(placement.best_cached_tokens);
+        router.selected_cached_tokens.inc_by(placement.cached_tokens);
+        let meter = AttemptMeter::start(&metrics, ask.prompt.tokens);
         let again = ask.avoid.contains(&placement.worker.worker_id);
-        let booking = Booked { set: self.clone(), id, worker: placement.worker, metrics, in_prefill: true };
-        Ok(Chosen { endpoint, booking, placement, again })
+        let booking = Booked { set: self.clone(), id, worker: placement.worker, metrics, meter, in_prefill: true };
+        Ok(Chosen { endpoint, booking, placement, again, matched_in })
     }
 
     fn select(
@@ -257,12 +262,17 @@ impl WorkerSet {
         self.state.lock().index.apply(event)
     }
 
-    /// Replaces what is known of one rank's cache.
-    pub(crate) fn apply_dump(&self, worker: WorkerRank, events: &[WorkerKvEvent], last_event_id: u64) -> usize {
-        self.state.lock().index.apply_dump(worker, events, last_event_id)
+    /// Begins to replace what is known of one rank's cache; see [`Index::begin_dump`].
+    pub(crate) fn begin_dump(&self, worker: WorkerRank) {
+        self.state.lock().index.begin_dump(worker);
     }
 
-    /// Gives up on events before `last_event_id`.
+    /// Adds a part of a dump. The lock is held meanwhile, and every request waits for it: keep the part small.
+    pub(crate) fn add_dumped(&self, worker: WorkerRank, events: &[WorkerKvEvent]) {
+        self.state.lock().index.add_dumped(worker, events);
+    }
+
+    /// Gives up on events before `last_event_id`, or ends a dump that holds all of them.
     pub(crate) fn resume_after(&self, worker: WorkerRank, last_event_id: u64) {
         self.state.lock().index.resume_after(worker, last_event_id);
     }
@@ -364,6 +374,7 @@ impl Booked {
     /// The prompt is computed: it is no longer load, and the worker is well.
     pub(crate) fn prefill_completed(&mut self) {
         if std::mem::take(&mut self.in_prefill) {
+            self.meter.first_token();
             let mut state = self.set.state.lock();
             state.loads.mark_prefill_completed(self.id);
             if let Some(member) = state.members.get_mut(&self.worker.worker_id) {
@@ -373,7 +384,8 @@ impl Booked {
     }
 
     /// The answer has so many tokens by now; counted only where the router tracks output.
-    pub(crate) fn grown_to(&self, output_tokens: u64) {
+    pub(crate) fn grown_to(&mut self, output_tokens: u64) {
+        self.meter.tokens(output_tokens);
         if self.set.router.track_output_blocks && output_tokens.is_multiple_of(u64::from(self.set.block_size.max(1))) {
             self.set.state.lock().loads.grow(self.id, output_tokens);
         }

@@ -19,10 +19,19 @@ pub struct Prompt {
 impl Prompt {
     /// Hashes `tokens` in blocks of `block_size`; a `block_size` of 0 gives no blocks.
     pub fn new(tokens: &[u32], block_size: u32, space: &Space) -> Self {
+        Self::of_hashes(tokens.len(), block_size, Self::hash_tokens(tokens, block_size, space))
+    }
+
+    /// The first half of [`Prompt::new`]: one hash per full block, in the request's space. Most of the cost.
+    pub fn hash_tokens(tokens: &[u32], block_size: u32, space: &Space) -> Vec<TokensHash> {
         let size = block_size as usize;
-        let tokens_hashes = if size == 0 { Vec::new() } else { tokens_hashes_seeded(tokens, size, space.seed()) };
+        if size == 0 { Vec::new() } else { tokens_hashes_seeded(tokens, size, space.seed()) }
+    }
+
+    /// The second half: the rolling hashes of `tokens_hashes`, the blocks of a prompt of so many tokens.
+    pub fn of_hashes(tokens: usize, block_size: u32, tokens_hashes: Vec<TokensHash>) -> Self {
         let block_hashes = block_hashes(&tokens_hashes);
-        Self { tokens: tokens.len(), block_size, tokens_hashes, block_hashes }
+        Self { tokens, block_size, tokens_hashes, block_hashes }
     }
 
     /// Blocks that the prompt takes, the last one perhaps not full.

@@ -4,11 +4,12 @@
 //! **Invariant:** only names and specifications. No client, no registry, no state: who emits a metric takes its
 //! [`MetricSpec`] from here, and dashboards and `docs/reference/metrics.md` are checked against [`METRICS`].
 //!
-//! Start with [`MetricSpec`]; the families are in [`frontend`], [`workers`], [`router`], [`component`], [`transport`]
+//! Start with [`MetricSpec`]; [`exposition`] says how `/metrics` is written; the families are in [`frontend`], [`workers`], [`router`], [`component`], [`transport`]
 //! and [`own`].
 
 pub mod buckets;
 pub mod component;
+pub mod exposition;
 pub mod fields;
 pub mod frontend;
 pub mod labels;
@@ -57,7 +58,7 @@ impl MetricSpec {
     /// The name to give to `prometheus-client`, which appends `_total` to counters by itself.
     ///
     /// Some stock counters have no `_total` at their end (see [`Self::is_bare_counter`]): as counters their name would come out
-    /// wrong, so register them as gauges, which keeps the name that queries use.
+    /// wrong, so register them as gauges; [`exposition::prometheus_text`] writes them as what they are.
     pub fn registration_name(&self) -> &'static str {
         match self.kind {
             MetricKind::Counter => self.name.strip_suffix("_total").unwrap_or(self.name),

@@ -161,6 +161,9 @@ struct LimitFlags {
     /// Longest silence of a worker within a stream, seconds.
     #[arg(long, env = "DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS", default_value_t = 300.0)]
     token_timeout_secs: f64,
+    /// Longest wait of a request for a worker of a known model that has none at the moment, seconds; 503 after it.
+    #[arg(long, env = "BUSBAR_WORKER_WAIT_SECS", default_value_t = 5.0)]
+    worker_wait_secs: f64,
     /// How long streams may finish at shutdown, seconds.
     #[arg(long, env = "DYN_HTTP_GRACEFUL_SHUTDOWN_TIMEOUT_SECS", default_value_t = 5.0)]
     graceful_shutdown_secs: f64,
@@ -212,6 +215,7 @@ impl FrontendFlags {
                 queue_wait_max: seconds(limits.queue_wait_secs),
                 request_timeout: seconds(limits.request_timeout_secs),
                 token_timeout: seconds(limits.token_timeout_secs),
+                worker_wait_max: seconds(limits.worker_wait_secs),
             },
             min_initial_workers: router.router_min_initial_workers,
             use_kv_events: router.router_kv_events && !router.no_router_kv_events,

@@ -11,7 +11,7 @@ use crate::models::Catalog;
 use crate::workers::WorkerSet;
 use protocol::discovery::{EventChannelRecord, EventSourceRecord, EventTransport};
 use protocol::events::{KV_EVENTS, KV_METRICS};
-use protocol::ids::{InstanceId, WorkerRank};
+use protocol::ids::{EndpointId, InstanceId, WorkerRank};
 use runtime::request_plane::RequestClient;
 use runtime::tasks::Tasks;
 use std::collections::{BTreeMap, HashSet};
@@ -101,6 +101,27 @@ impl Feeds {
                 continue;
             }
             self.running.insert(key, feed);
+        }
+        self.count_mismatches(sets);
+    }
+
+    /// Tells how many workers of each endpoint serve without telling their caches, though the router looks at them.
+    fn count_mismatches(&self, sets: &[Arc<WorkerSet>]) {
+        let router = format!("{:x}", self.metrics.router_id);
+        let caches = self.running.values().filter_map(|feed| feed.cache.as_ref());
+        let followed: HashSet<WorkerRank> = caches.map(|(_, rank)| *rank).collect();
+        for set in sets {
+            let mut by_endpoint: BTreeMap<EndpointId, i64> = BTreeMap::new();
+            for view in set.views() {
+                let mismatch = self.cache_wanted && !followed.contains(&view.worker);
+                *by_endpoint.entry(view.endpoint.endpoint_id()).or_default() += i64::from(mismatch);
+            }
+            for (endpoint, count) in by_endpoint {
+                let (namespace, component) = (endpoint.namespace.as_str(), endpoint.component.as_str());
+                let labels =
+                    [namespace, component, &set.model, &router, "decode", namespace, component, &endpoint.name];
+                self.metrics.router_source_mismatch.with(&labels).set(count);
+            }
         }
     }
 

@@ -1,20 +1,26 @@
 //! What `/metrics` says, under Dynamo's names. One registry; the status page reads the same text.
 
 mod account;
+mod attempt;
 mod families;
 mod histogram;
 mod model;
 
 pub(crate) use account::{Account, Outcome, RequestKind, count_failure};
+pub(crate) use attempt::{AttemptMeter, RouterMetrics};
 pub(crate) use histogram::Histogram;
 pub(crate) use model::{ModelMetrics, WorkerMetrics};
 
+use crate::preprocess::TextTiming;
 use families::{Counters, FloatGauges, Gauges, Histograms, Registrar};
 use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use runtime::request_plane::Traffic;
 use std::collections::HashMap;
 use std::sync::Arc;
-use telemetry::{frontend as f, own, router as r, workers as w};
+use std::time::Duration;
+use telemetry::{exposition, frontend as f, own, router as r, transport as t, workers as w};
 
 /// Label of requests for a model that does not exist, so that clients cannot make labels.
 pub(crate) const UNKNOWN_MODEL: &str = "unknown_model";
@@ -22,6 +28,7 @@ pub(crate) const UNKNOWN_MODEL: &str = "unknown_model";
 /// Every family that the frontend emits.
 pub(crate) struct Metrics {
     registry: Registry,
+    prefix: Option<String>,
     models: Mutex<HashMap<String, Arc<ModelMetrics>>>,
     /// This frontend's id in `router_id` and `worker_id` labels.
     pub(crate) router_id: u64,
@@ -64,10 +71,44 @@ pub(crate) struct Metrics {
     pub(crate) worker_kv_total_blocks: Gauges,
 
     pub(crate) router_kv_hit_rate: Histograms,
+    pub(crate) router_best_cached_tokens: Counters,
+    pub(crate) router_selected_cached_tokens: Counters,
+    pub(crate) router_reused_tokens: Counters,
+    pub(crate) router_input_tokens: Histograms,
+    pub(crate) router_output_tokens: Histograms,
+    pub(crate) router_requests_started: Counters,
+    pub(crate) router_requests: Counters,
+    pub(crate) router_time_to_first_token: Histograms,
+    pub(crate) router_inter_token: Histograms,
+    pub(crate) router_worker_registered: Gauges,
+    pub(crate) router_source_mismatch: Gauges,
     pub(crate) router_overhead_hashing_ms: Histograms,
+    pub(crate) router_overhead_seq_hashing_ms: Histograms,
+    pub(crate) router_overhead_matching_ms: Histograms,
     pub(crate) router_overhead_scheduling_ms: Histograms,
     pub(crate) router_overhead_total_ms: Histograms,
     pub(crate) kv_events_applied: Gauges,
+    pub(crate) router_received: Counters,
+    pub(crate) router_rejected: Counters,
+    pub(crate) router_backpressure: Counters,
+    pub(crate) router_pending_requests: Gauges,
+    pub(crate) router_pending_tokens: Gauges,
+    pub(crate) router_pending_cached_tokens: Gauges,
+
+    pub(crate) plane_inflight: Gauges,
+    pub(crate) plane_queue: Histograms,
+    pub(crate) plane_roundtrip_ttft: Histograms,
+    pub(crate) plane_send: Histograms,
+    transport_accept_backoff: Counters,
+    transport_bytes_received: Counters,
+    transport_bytes_sent: Counters,
+    transport_errors: Counters,
+
+    pub(crate) template_seconds: Histograms,
+    pub(crate) tokenize_seconds: Histograms,
+    pub(crate) tokenizer_latency_ms: Histograms,
+    pub(crate) detokenize_us: Gauges,
+    pub(crate) detokenized_tokens: Gauges,
 
     pub(crate) requests_by_key: Counters,
     pub(crate) tokens_by_key: Counters,
@@ -90,6 +131,7 @@ impl Metrics {
         reg.gauges(&own::BUILD_INFO).with(&[env!("CARGO_PKG_VERSION")]).set(1);
         Self {
             models: Mutex::default(),
+            prefix: prefix.map(str::to_owned),
             router_id,
             active_requests: reg.gauges(&f::ACTIVE_REQUESTS),
             cached_tokens: reg.histograms(&f::CACHED_TOKENS),
@@ -127,10 +169,42 @@ impl Metrics {
             worker_kv_used_blocks: reg.gauges(&own::FRONTEND_WORKER_KV_USED_BLOCKS),
             worker_kv_total_blocks: reg.gauges(&own::FRONTEND_WORKER_KV_TOTAL_BLOCKS),
             router_kv_hit_rate: reg.histograms(&r::KV_HIT_RATE),
+            router_best_cached_tokens: reg.counters(&r::KV_BEST_ELIGIBLE_CACHED_PREFIX_TOKENS_TOTAL),
+            router_selected_cached_tokens: reg.counters(&r::KV_SELECTED_CACHED_PREFIX_TOKENS_TOTAL),
+            router_reused_tokens: reg.counters(&r::KV_WORKER_REUSED_TOKENS_TOTAL),
+            router_input_tokens: reg.histograms(&r::INPUT_SEQUENCE_TOKENS),
+            router_output_tokens: reg.histograms(&r::OUTPUT_SEQUENCE_TOKENS),
+            router_requests_started: reg.counters(&r::REQUESTS_STARTED_TOTAL),
+            router_requests: reg.counters(&r::REQUESTS_TOTAL),
+            router_time_to_first_token: reg.histograms(&r::TIME_TO_FIRST_TOKEN_SECONDS),
+            router_inter_token: reg.histograms(&r::INTER_TOKEN_LATENCY_SECONDS),
+            router_worker_registered: reg.gauges(&r::WORKER_REGISTERED),
+            router_source_mismatch: reg.gauges(&r::KV_EVENT_SOURCE_MISMATCH_WORKERS),
+            router_overhead_seq_hashing_ms: reg.histograms(&r::OVERHEAD_SEQ_HASHING_MS),
+            router_overhead_matching_ms: reg.histograms(&r::OVERHEAD_INDEXER_FIND_MATCHES_MS),
             router_overhead_hashing_ms: reg.histograms(&r::OVERHEAD_BLOCK_HASHING_MS),
             router_overhead_scheduling_ms: reg.histograms(&r::OVERHEAD_SCHEDULING_MS),
             router_overhead_total_ms: reg.histograms(&r::OVERHEAD_TOTAL_MS),
             kv_events_applied: reg.gauges(&r::KV_CACHE_EVENTS_APPLIED),
+            router_received: reg.counters(&w::ROUTER_ADMISSION_RECEIVED_TOTAL),
+            router_rejected: reg.counters(&w::ROUTER_ADMISSION_REJECTED_TOTAL),
+            router_backpressure: reg.counters(&w::ROUTER_QUEUE_BACKPRESSURE_TOTAL),
+            router_pending_requests: reg.gauges(&w::ROUTER_QUEUE_PENDING_REQUESTS),
+            router_pending_tokens: reg.gauges(&w::ROUTER_QUEUE_PENDING_ISL_TOKENS),
+            router_pending_cached_tokens: reg.gauges(&w::ROUTER_QUEUE_PENDING_CACHED_TOKENS),
+            plane_inflight: reg.gauges(&t::REQUEST_PLANE_INFLIGHT_REQUESTS),
+            plane_queue: reg.histograms(&t::REQUEST_PLANE_QUEUE_SECONDS),
+            plane_roundtrip_ttft: reg.histograms(&t::REQUEST_PLANE_ROUNDTRIP_TTFT_SECONDS),
+            plane_send: reg.histograms(&t::REQUEST_PLANE_SEND_SECONDS),
+            transport_accept_backoff: reg.counters(&t::TRANSPORT_TCP_ACCEPT_BACKOFF_TOTAL),
+            transport_bytes_received: reg.counters(&t::TRANSPORT_TCP_BYTES_RECEIVED_TOTAL),
+            transport_bytes_sent: reg.counters(&t::TRANSPORT_TCP_BYTES_SENT_TOTAL),
+            transport_errors: reg.counters(&t::TRANSPORT_TCP_ERRORS_TOTAL),
+            template_seconds: reg.histograms(&f::TEMPLATE_SECONDS),
+            tokenize_seconds: reg.histograms(&f::TOKENIZE_SECONDS),
+            tokenizer_latency_ms: reg.histograms(&f::TOKENIZER_LATENCY_MS),
+            detokenize_us: reg.gauges(&f::DETOKENIZE_TOTAL_US),
+            detokenized_tokens: reg.gauges(&f::DETOKENIZE_TOKEN_COUNT),
             requests_by_key: reg.counters(&own::FRONTEND_REQUESTS_BY_KEY_TOTAL),
             tokens_by_key: reg.counters(&own::FRONTEND_TOKENS_BY_KEY_TOTAL),
             auth_failures: reg.counters(&own::FRONTEND_AUTH_FAILURES_TOTAL),
@@ -157,11 +231,61 @@ impl Metrics {
         made
     }
 
+    /// Takes over what the request plane has counted itself.
+    pub(crate) fn catch_up(&self, traffic: &Traffic) {
+        for (counters, total) in [
+            (&self.transport_accept_backoff, traffic.accept_backoffs()),
+            (&self.transport_bytes_received, traffic.bytes_received()),
+            (&self.transport_bytes_sent, traffic.bytes_sent()),
+            (&self.transport_errors, traffic.errors()),
+        ] {
+            let counter = counters.with(&[]);
+            // Two renderings at once may count the same growth twice only if both read the counter before either
+            // adds to it: the lock keeps them apart.
+            let _one_at_a_time = self.models.lock();
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+    }
+
+    /// Counts the text work of one prompt.
+    pub(crate) fn text_took(&self, timing: TextTiming) {
+        if let Some(template) = timing.template {
+            self.template_seconds.with(&[]).observe(template.as_secs_f64());
+        }
+        if let Some(tokenize) = timing.tokenize {
+            self.tokenize_seconds.with(&[]).observe(tokenize.as_secs_f64());
+            self.tokenizer_latency_ms.with(&["tokenize"]).observe(tokenize.as_secs_f64() * 1e3);
+        }
+    }
+
+    /// Counts the text work of one answer.
+    pub(crate) fn detokenizing_took(&self, took: Duration, tokens: u32) {
+        self.tokenizer_latency_ms.with(&["detokenize"]).observe(took.as_secs_f64() * 1e3);
+        self.detokenize_us.with(&[]).inc_by(took.as_micros().try_into().unwrap_or(i64::MAX));
+        self.detokenized_tokens.with(&[]).inc_by(i64::from(tokens));
+    }
+
+    /// Counts a request that waits for a worker of `model`, until dropped.
+    pub(crate) fn wait_in_router(&self, model: &str) -> Waiting {
+        let pending = self.model(model).pending.clone();
+        pending.inc();
+        Waiting(pending)
+    }
+
     /// The text of `/metrics`.
     pub(crate) fn render(&self) -> String {
         let mut text = String::with_capacity(16 << 10);
         // A `String` takes every write.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
-        text
+        exposition::prometheus_text(&text, self.prefix.as_deref())
+    }
+}
+
+/// A request that waits for a worker.
+pub(crate) struct Waiting(Gauge);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

@@ -1,10 +1,12 @@
 //! Handles of one model and of one worker, resolved once: counting a token takes no lock and no lookup.
 
 use super::families::FloatGauge;
-use super::{Histogram, Metrics};
+use super::{Histogram, Metrics, RouterMetrics};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use protocol::discovery::EndpointRecord;
 use protocol::ids::WorkerRank;
+use std::sync::Arc;
 
 /// What is counted of one model.
 #[derive(Debug)]
@@ -20,11 +22,31 @@ pub(crate) struct ModelMetrics {
     pub(crate) itl: Histogram,
     pub(crate) ttft: Histogram,
     pub(crate) duration: Histogram,
+    /// Requests that wait for a worker.
+    pub(crate) pending: Gauge,
+    /// Attempts that asked for a place.
+    pub(crate) received: Counter,
+    /// Requests whose wait for a worker was too long.
+    pub(crate) waited_too_long: Counter,
+    /// Attempts that found every worker busy.
+    pub(crate) all_busy: Counter,
 }
+
+/// The one class of the queue policy.
+const POLICY_CLASS: &str = "default";
 
 impl ModelMetrics {
     pub(super) fn new(all: &Metrics, model: &str) -> Self {
         let label = [model];
+        let queue = [model, AGGREGATED, POLICY_CLASS];
+        let refused = |reason: &'static str| [model, AGGREGATED, POLICY_CLASS, reason];
+        // What can only be 0 here is told as such, as the stock does: a dashboard that divides by it finds it.
+        all.router_rejected.with(&refused("predicted_miss"));
+        for reason in ["cached_token_limit", "raw_isl_token_limit"] {
+            all.router_backpressure.with(&refused(reason));
+        }
+        all.router_pending_tokens.with(&queue);
+        all.router_pending_cached_tokens.with(&queue);
         Self {
             name: model.to_owned(),
             active: all.active_requests.with(&label),
@@ -37,6 +59,10 @@ impl ModelMetrics {
             itl: all.inter_token_latency.with(&label),
             ttft: all.time_to_first_token.with(&label),
             duration: all.request_duration.with(&label),
+            pending: all.router_pending_requests.with(&queue),
+            received: all.router_received.with(&queue),
+            waited_too_long: all.router_rejected.with(&refused("due_time_passed")),
+            all_busy: all.router_backpressure.with(&refused("request_limit")),
         }
     }
 }
@@ -49,6 +75,11 @@ pub(crate) struct WorkerMetrics {
     rank: String,
     model: String,
     mode: &'static str,
+    namespace: String,
+    component: String,
+    router_hex: String,
+    /// The figures that all workers of its component share.
+    pub(crate) router: Arc<RouterMetrics>,
     pub(crate) active_decode_blocks: Gauge,
     pub(crate) active_prefill_tokens: Gauge,
     pub(crate) last_input_tokens: Gauge,
@@ -67,13 +98,26 @@ pub(crate) struct WorkerMetrics {
 const AGGREGATED: &str = "decode";
 
 impl WorkerMetrics {
-    pub(crate) fn new(all: &Metrics, model: &str, worker: WorkerRank, mode: &'static str) -> Self {
+    pub(crate) fn new(
+        all: &Metrics,
+        model: &str,
+        worker: WorkerRank,
+        mode: &'static str,
+        endpoint: &EndpointRecord,
+    ) -> Self {
         let (decimal, hex) = (worker.worker_id.0.to_string(), worker.worker_id.to_string());
         let rank = worker.dp_rank.to_string();
         // Stock gives its frontend gauges decimal worker ids and component metrics hexadecimal ones.
         let stock = [decimal.as_str(), rank.as_str(), AGGREGATED];
         let own = [model, hex.as_str(), rank.as_str()];
+        let router_hex = format!("{:x}", all.router_id);
+        let (namespace, component) = (endpoint.namespace.clone(), endpoint.component.clone());
+        all.router_worker_registered.with(&[&namespace, &component, &router_hex, &decimal, &rank, AGGREGATED]).set(1);
         Self {
+            router: Arc::new(RouterMetrics::new(all, model, endpoint)),
+            namespace,
+            component,
+            router_hex,
             active_decode_blocks: all.worker_active_decode_blocks.with(&stock),
             active_prefill_tokens: all.worker_active_prefill_tokens.with(&stock),
             last_input_tokens: all.worker_last_input_tokens.with(&stock),
@@ -113,5 +157,8 @@ impl WorkerMetrics {
             counters.remove(&own);
         }
         all.placements.remove(&[&self.model, &self.hex, &self.rank, self.mode]);
+        let [namespace, component] = [self.namespace.as_str(), self.component.as_str()];
+        let registered = [namespace, component, &self.router_hex, &self.decimal, &self.rank, AGGREGATED];
+        all.router_worker_registered.remove(&registered);
     }
 }

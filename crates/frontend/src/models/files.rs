@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::preprocess::ModelFiles;
+use crate::preprocess::{ModelFiles, TemplateFile};
 
 /// Largest model file that is read. The largest tokenizers are about 40 MB; stock allows 1 GiB.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -64,8 +64,11 @@ impl FileStore {
         for formatter in [&card.prompt_formatter, &card.chat_template_file].into_iter().flatten() {
             match formatter {
                 PromptFormatter::HfTokenizerConfigJson(file) => files.tokenizer_config = Some(self.local(file).await?),
-                PromptFormatter::HfChatTemplate { file, .. } | PromptFormatter::HfChatTemplateJson { file, .. } => {
-                    files.chat_template = Some(self.local(file).await?);
+                PromptFormatter::HfChatTemplate { file, .. } => {
+                    files.chat_template = Some(TemplateFile::Jinja(self.local(file).await?));
+                }
+                PromptFormatter::HfChatTemplateJson { file, .. } => {
+                    files.chat_template = Some(TemplateFile::Json(self.local(file).await?));
                 }
             }
         }
@@ -185,6 +188,26 @@ mod tests {
         let store = FileStore::new(folder.path().join("cache"), Some(folder.path().to_owned())).unwrap();
         let elsewhere = checked(Path::new("/no/such/folder/tokenizer.json"), b"real");
         assert_eq!(store.local(&elsewhere).await.unwrap(), folder.path().join("tokenizer.json"));
+    }
+
+    #[tokio::test]
+    async fn what_a_template_file_is_the_card_says_and_not_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("6f1ed002ab5595859014ebf0951522d9");
+        std::fs::write(&path, b"{}").unwrap();
+        let store = FileStore::new(folder.path().join("cache"), None).unwrap();
+        let check = async |formatter: PromptFormatter, expected: TemplateFile| {
+            let mut card: ModelCard = serde_json::from_value(serde_json::json!({"display_name":"m","slug":"m",
+                "kv_cache_block_size":16,"migration_limit":0,"model_type":"Chat","model_input":"Tokens"}))
+            .unwrap();
+            card.tokenizer = Some(TokenizerKind::HfTokenizerJson(checked(&path, b"{}")));
+            card.chat_template_file = Some(formatter);
+            assert_eq!(store.files_of(&card).await.unwrap().chat_template, Some(expected));
+        };
+        let file = checked(&path, b"{}");
+        let json = PromptFormatter::HfChatTemplateJson { is_custom: false, file: file.clone() };
+        check(json, TemplateFile::Json(path.clone())).await;
+        check(PromptFormatter::HfChatTemplate { is_custom: true, file }, TemplateFile::Jinja(path.clone())).await;
     }
 
     #[tokio::test]

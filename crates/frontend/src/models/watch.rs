@@ -50,6 +50,8 @@ pub(crate) struct Watcher {
     feeds: Feeds,
     models: BTreeMap<String, Tracked>,
     texts: HashMap<(String, Identity), Weak<ModelText>>,
+    /// Names that were served until their last worker left, and until when they are known.
+    departed: BTreeMap<String, Instant>,
     left_out: Vec<LeftOut>,
     loads: Tasks,
     loaded: (mpsc::Sender<Loaded>, mpsc::Receiver<Loaded>),
@@ -98,6 +100,7 @@ impl Watcher {
             _discovery: discovery,
             models: BTreeMap::new(),
             texts: HashMap::new(),
+            departed: BTreeMap::new(),
             left_out: Vec::new(),
             loads: Tasks::new(),
             loaded: mpsc::channel(LOADED_QUEUE_LEN),
@@ -132,7 +135,7 @@ impl Watcher {
             TextState::Failed { retry_at, .. } => Some(retry_at),
             TextState::Loading { .. } | TextState::Ready(_) => None,
         });
-        let retry_at = retry_at.min();
+        let retry_at = retry_at.chain(self.departed.values().copied()).min();
         let retry = async {
             match retry_at {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -229,6 +232,13 @@ impl Watcher {
 
     fn drop_model(&mut self, name: &str) {
         let Some(tracked) = self.models.remove(name) else { return };
+        if let Some(served) = &tracked.served {
+            // A worker that restarts takes its records along: what is asked meanwhile waits and is not refused.
+            let until = Instant::now() + self.config.limits.worker_wait_max;
+            for name in served.card.aliases.iter().chain([&served.name]) {
+                self.departed.insert(name.clone(), until);
+            }
+        }
         for instance in tracked.members.keys() {
             tracked.workers.remove(*instance);
         }
@@ -303,6 +313,8 @@ impl Watcher {
     }
 
     fn publish(&mut self, groups: &BTreeMap<String, Group>) {
+        let now = Instant::now();
+        self.departed.retain(|_, until| *until > now);
         let mut names = BTreeMap::new();
         for (name, group) in groups {
             let Some(tracked) = self.models.get_mut(name) else { continue };
@@ -313,6 +325,10 @@ impl Watcher {
                 names.entry(alias.clone()).or_insert_with(|| entry.clone());
             }
             names.insert(name.clone(), entry);
+        }
+        for name in self.departed.keys() {
+            let left = || Entry::NotReady("its last worker has just left".into());
+            names.entry(name.clone()).or_insert_with(left);
         }
         let sets = self.models.values().map(|tracked| tracked.workers.clone()).collect();
         self.catalog.replace(Snapshot { names, sets, left_out: self.left_out.clone() });

@@ -126,7 +126,7 @@ pub struct ChatCompletion {
     created: u64,
     model: String,
     object: &'static str,
-    usage: CompletionUsage,
+    usage: ChatUsage,
     #[serde(skip_serializing_if = "Option::is_none")]
     nvext: Option<NvextResponse>,
 }
@@ -203,43 +203,92 @@ impl Collected {
     }
 }
 
-/// The answer to a chat, choices in order of their index.
-pub fn chat_completion(
-    id: String,
-    model: String,
-    created: u64,
-    choices: Vec<Collected>,
-    usage: CompletionUsage,
-    nvext: Option<NvextResponse>,
-) -> ChatCompletion {
-    let choice = |(index, collected): (usize, Collected)| ChatChoice {
-        index,
-        finish_reason: collected.finish_reason(),
-        logprobs: (!collected.logprobs.is_empty())
-            .then_some(OwnedChatLogprobs { content: collected.logprobs, refusal: None }),
-        message: AssistantMessage { content: collected.text, refusal: None, role: "assistant" },
-    };
-    let choices = choices.into_iter().enumerate().map(choice).collect();
-    ChatCompletion { id, choices, created, model, object: "chat.completion", usage, nvext }
+/// All that a whole answer is made of, whichever endpoint asked for it.
+#[derive(Clone, Debug)]
+pub struct WholeAnswer {
+    /// `chatcmpl-…` or `cmpl-…`.
+    pub id: String,
+    /// The served name.
+    pub model: String,
+    /// Unix seconds.
+    pub created: u64,
+    /// In order of their index: prompt by prompt, `n` for each.
+    pub choices: Vec<Collected>,
+    /// Of all choices.
+    pub usage: CompletionUsage,
+    /// What the request asked for.
+    pub nvext: Option<NvextResponse>,
 }
 
-/// The answer to a completion, choices in order of their index: prompt by prompt, `n` for each.
-pub fn completion(
-    id: String,
-    model: String,
-    created: u64,
-    choices: Vec<Collected>,
-    usage: CompletionUsage,
-    nvext: Option<NvextResponse>,
-) -> Completion {
-    let choice = |(index, collected): (usize, Collected)| CompletionChoice {
-        finish_reason: collected.finish_reason(),
-        logprobs: CompletionLogprobs::of(&collected.logprobs).and_then(|logprobs| serde_json::to_value(logprobs).ok()),
-        text: collected.text,
-        index,
-    };
-    let choices = choices.into_iter().enumerate().map(choice).collect();
-    Completion { id, choices, created, model, system_fingerprint: None, object: "text_completion", usage, nvext }
+impl WholeAnswer {
+    /// The answer to a chat.
+    pub fn into_chat(self) -> ChatCompletion {
+        let choice = |(index, collected): (usize, Collected)| ChatChoice {
+            index,
+            finish_reason: collected.finish_reason(),
+            logprobs: (!collected.logprobs.is_empty())
+                .then_some(OwnedChatLogprobs { content: collected.logprobs, refusal: None }),
+            message: AssistantMessage { content: collected.text, refusal: None, role: "assistant" },
+        };
+        ChatCompletion {
+            id: self.id,
+            choices: self.choices.into_iter().enumerate().map(choice).collect(),
+            created: self.created,
+            model: self.model,
+            object: "chat.completion",
+            usage: self.usage.into(),
+            nvext: self.nvext,
+        }
+    }
+
+    /// The answer to a completion.
+    pub fn into_completion(self) -> Completion {
+        let choice = |(index, collected): (usize, Collected)| CompletionChoice {
+            finish_reason: collected.finish_reason(),
+            logprobs: CompletionLogprobs::of(&collected.logprobs)
+                .and_then(|logprobs| serde_json::to_value(logprobs).ok()),
+            text: collected.text,
+            index,
+        };
+        Completion {
+            id: self.id,
+            choices: self.choices.into_iter().enumerate().map(choice).collect(),
+            created: self.created,
+            model: self.model,
+            system_fingerprint: None,
+            object: "text_completion",
+            usage: self.usage,
+            nvext: self.nvext,
+        }
+    }
+}
+
+/// Tokens of a chat's answer: what [`CompletionUsage`] says, without the audio tokens, which the stock leaves out of
+/// chats and writes as null in completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ChatUsage {
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    total_tokens: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_tokens_details: Option<ChatPromptDetails>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+struct ChatPromptDetails {
+    cached_tokens: Option<u32>,
+}
+
+impl From<CompletionUsage> for ChatUsage {
+    fn from(usage: CompletionUsage) -> Self {
+        let details = |details: PromptTokensDetails| ChatPromptDetails { cached_tokens: details.cached_tokens };
+        Self {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            total_tokens: usage.total_tokens,
+            prompt_tokens_details: usage.prompt_tokens_details.map(details),
+        }
+    }
 }
 
 /// Usage of a whole answer: each prompt counts once, every choice's tokens count.

@@ -7,6 +7,7 @@ use crate::text::{Detokenizer, Tokenizer};
 use protocol::output::{CompletionUsage, EngineOutput, FinishReason, PromptTokensDetails, TopLogprob};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// What stands for a log-probability that is not finite: JSON has no infinity. OpenAI's value.
 const LOGPROB_FLOOR: f64 = -9999.0;
@@ -88,6 +89,7 @@ pub struct Raiser {
     /// Log-probabilities of tokens whose text is held back.
     waiting: VecDeque<WaitingLogprob>,
     over: bool,
+    took: Duration,
 }
 
 #[derive(Debug)]
@@ -116,12 +118,25 @@ impl Raiser {
             shown_bytes: 0,
             waiting: VecDeque::new(),
             over: false,
+            took: Duration::ZERO,
             plan,
         }
     }
 
     /// Takes the next output of the engine. After the end it takes nothing more.
     pub fn push(&mut self, output: &EngineOutput) -> Raised {
+        let start = Instant::now();
+        let raised = self.raise(output);
+        self.took += start.elapsed();
+        raised
+    }
+
+    /// Time spent in [`Raiser::push`] so far, and the tokens that went through it.
+    pub fn work(&self) -> (Duration, u32) {
+        (self.took, self.new_tokens)
+    }
+
+    fn raise(&mut self, output: &EngineOutput) -> Raised {
         let mut raised = Raised::default();
         if self.over {
             return raised;

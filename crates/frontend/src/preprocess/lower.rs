@@ -5,7 +5,7 @@ use crate::openai::nvext::Nvext;
 use crate::openai::request::Common;
 use crate::openai::{ApiError, ChatCompletionRequest, CompletionRequest};
 use crate::preprocess::ModelText;
-use crate::preprocess::prompt::{self, TokenizedPrompt};
+use crate::preprocess::prompt::{self, TextTiming, TokenizedPrompt};
 use protocol::request::{OutputOptions, PreprocessedRequest, RoutingHints, StopConditions};
 use serde_json::json;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ pub struct Prepared {
     pub plan: Arc<OutputPlan>,
     /// Annotations that the client asked for: event name and value.
     pub annotations: Vec<(String, String)>,
+    /// How long it took to make the prompt.
+    pub timing: TextTiming,
 }
 
 impl Prepared {
@@ -92,7 +94,7 @@ impl ModelText {
     ) -> Result<Prepared, ApiError> {
         let prompt_tokens = u32::try_from(prompt.token_ids.len()).unwrap_or(u32::MAX);
         let max_tokens = self.max_tokens(prompt_tokens, common.max_tokens, param)?;
-        let annotations = annotations(&common.nvext, &prompt);
+        let (annotations, timing) = (annotations(&common.nvext, &prompt), prompt.timing);
         let echo = echo.then(|| prompt.text.unwrap_or_else(|| self.tokenizer.decode(&prompt.token_ids, false)));
         let eos: &[u32] = if common.ignore_eos { &[] } else { &self.eos_token_ids };
         let request = PreprocessedRequest {
@@ -124,7 +126,7 @@ impl ModelText {
             tokens_as_ids: common.return_tokens_as_token_ids,
             echo,
         };
-        Ok(Prepared { request, prompt_tokens, plan: Arc::new(plan), annotations })
+        Ok(Prepared { request, prompt_tokens, plan: Arc::new(plan), annotations, timing })
     }
 
     /// The limit of new tokens: what was asked for, or the rest of the context.

@@ -5,4 +5,5 @@ mod model_text;
 mod prompt;
 
 pub use lower::{OutputPlan, Prepared};
-pub use model_text::{ModelFiles, ModelText, ModelTextError};
+pub use model_text::{ModelFiles, ModelText, ModelTextError, TemplateFile};
+pub use prompt::TextTiming;

@@ -1,6 +1,6 @@
 //! Everything of a model that turns text into tokens and back.
 
-use crate::text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError};
+use crate::text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError, template};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,8 +19,17 @@ pub struct ModelFiles {
     pub config: Option<PathBuf>,
     /// `generation_config.json`: end-of-sequence tokens.
     pub generation_config: Option<PathBuf>,
-    /// `chat_template.jinja`, or a JSON file with `chat_template`. It wins over the one in `tokenizer_config.json`.
-    pub chat_template: Option<PathBuf>,
+    /// It wins over the one in `tokenizer_config.json`.
+    pub chat_template: Option<TemplateFile>,
+}
+
+/// A file with a chat template. What it is the card says: a kept copy is named by its hash, without an ending.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TemplateFile {
+    /// The template itself, as `chat_template.jinja`.
+    Jinja(PathBuf),
+    /// JSON with the template in `chat_template`, as `chat_template.json`: a text, or a list of named ones.
+    Json(PathBuf),
 }
 
 /// Why a model's text side does not load.
@@ -72,7 +81,7 @@ impl ModelText {
         let tokenizer_config = read_json(files.tokenizer_config.as_deref())?;
         let config = read_json(files.config.as_deref())?;
         let generation_config = read_json(files.generation_config.as_deref())?;
-        let source = files.chat_template.as_deref().map(read_template).transpose()?;
+        let source = files.chat_template.as_ref().map(read_template).transpose()?;
         let template = ChatTemplate::of_model(source.as_deref(), &tokenizer_config)?;
         let eos_token_ids = eos_token_ids(&tokenizer, &generation_config, &config, &tokenizer_config);
         let model_vocabulary = config.get("vocab_size").and_then(Value::as_u64).unwrap_or(0);
@@ -125,16 +134,15 @@ fn read_json(path: Option<&Path>) -> Result<Value, ModelTextError> {
     serde_json::from_str(&read(path)?).map_err(failed)
 }
 
-/// A template file: Jinja, or JSON with `chat_template`.
-fn read_template(path: &Path) -> Result<String, ModelTextError> {
-    let text = read(path)?;
-    if path.extension().is_none_or(|extension| extension != "json") {
-        return Ok(text);
-    }
-    let json: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
-    let template = json.get("chat_template").and_then(Value::as_str).map(str::to_owned);
+fn read_template(file: &TemplateFile) -> Result<String, ModelTextError> {
+    let path = match file {
+        TemplateFile::Jinja(path) => return read(path),
+        TemplateFile::Json(path) => path,
+    };
+    let json = read_json(Some(path))?;
     let reason = "it has no text in `chat_template`".to_owned();
-    template.ok_or_else(|| ModelTextError::File { path: path.to_owned(), reason })
+    let template = template::source_in_config(json.get("chat_template")).map(str::to_owned);
+    template.ok_or_else(|| ModelTextError::File { path: path.clone(), reason })
 }
 
 fn eos_token_ids(tokenizer: &Tokenizer, generation: &Value, config: &Value, tokenizer_config: &Value) -> Vec<u32> {

@@ -6,12 +6,22 @@ use crate::preprocess::ModelText;
 use crate::text::template::TemplateMessage;
 use crate::text::{ChatTemplate, TemplateError, TemplateInput};
 use serde_json::Value;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 /// A prompt, and its text if it had one.
 pub(super) struct TokenizedPrompt {
     pub(super) token_ids: Vec<u32>,
     pub(super) text: Option<String>,
+    pub(super) timing: TextTiming,
+}
+
+/// How long the text side of a prompt took; absent for what was not done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TextTiming {
+    /// The chat template.
+    pub template: Option<Duration>,
+    /// Text to tokens.
+    pub tokenize: Option<Duration>,
 }
 
 /// The prompt of a chat.
@@ -25,13 +35,17 @@ pub(super) fn of_chat(
     }
     let bytes: usize = request.messages.iter().filter_map(|m| m.content.as_ref()).map(|c| c.text_len()).sum();
     check_bytes(model, bytes, "messages")?;
-    let text = if request.common.nvext.use_raw_prompt == Some(true) {
-        raw_prompt(&request.messages)?
+    let (text, template) = if request.common.nvext.use_raw_prompt == Some(true) {
+        (raw_prompt(&request.messages)?, None)
     } else {
-        render(model, request, now)?
+        let start = Instant::now();
+        let text = render(model, request, now)?;
+        (text, Some(start.elapsed()))
     };
     // The template writes the begin-of-text token itself.
-    of_text(model, text, false, "messages")
+    let mut prompt = of_text(model, text, false, "messages")?;
+    prompt.timing.template = template;
+    Ok(prompt)
 }
 
 /// The prompt of a text.
@@ -42,6 +56,7 @@ pub(super) fn of_text(
     param: &str,
 ) -> Result<TokenizedPrompt, ApiError> {
     check_bytes(model, text.len(), param)?;
+    let start = Instant::now();
     let token_ids = model.tokenizer.encode(&text, add_special_tokens).map_err(|error| {
         tracing::warn!(model = model.name, %error, "a prompt does not tokenize");
         ApiError::invalid(param, "The prompt cannot be tokenized by this model's tokenizer")
@@ -49,7 +64,8 @@ pub(super) fn of_text(
     if token_ids.is_empty() {
         return Err(ApiError::invalid(param, "The prompt has no tokens"));
     }
-    Ok(TokenizedPrompt { token_ids, text: Some(text) })
+    let timing = TextTiming { template: None, tokenize: Some(start.elapsed()) };
+    Ok(TokenizedPrompt { token_ids, text: Some(text), timing })
 }
 
 /// The prompt that is tokens already.
@@ -61,7 +77,7 @@ pub(super) fn of_tokens(model: &ModelText, ids: &[u32], param: &str) -> Result<T
         let last = model.vocabulary_len.saturating_sub(1);
         return Err(ApiError::invalid(param, format!("Token {at} is {id}; this model's tokens go from 0 to {last}")));
     }
-    Ok(TokenizedPrompt { token_ids: ids.to_vec(), text: None })
+    Ok(TokenizedPrompt { token_ids: ids.to_vec(), text: None, timing: TextTiming::default() })
 }
 
 /// Refuses a text that cannot fit, before it costs a tokenization.

@@ -9,7 +9,7 @@ use crate::metrics::{Account, Outcome, RequestKind, UNKNOWN_MODEL, count_failure
 use crate::migrate::AnswerLimits;
 use crate::models::{Entry, ServedModel};
 use crate::openai::request::Common;
-use crate::openai::response::{Collected, NvextResponse, chat_completion, completion as completion_answer};
+use crate::openai::response::{Collected, NvextResponse, WholeAnswer};
 use crate::openai::sse::{self, ChunkWriter};
 use crate::openai::{
     ApiError, ChatCompletionRequest, CompletionRequest, ParseRules, parse_chat_by, parse_completion_by,
@@ -178,7 +178,7 @@ impl Accepted {
             timing: common.nvext.wants_timing(),
         };
         let kind = RequestKind { endpoint: self.endpoint, stream };
-        let model = match self.find(&asked) {
+        let model = match self.find(&asked).await {
             Ok(model) => model,
             Err(error) => {
                 // Names that nobody serves share one label: clients must not make labels.
@@ -228,8 +228,22 @@ impl Accepted {
         Account::open(&self.app.metrics, model, kind, self.caller.clone(), (self.ids.own, self.started))
     }
 
-    fn find(&self, asked: &Asked) -> Result<Arc<ServedModel>, ApiError> {
-        let model = match self.app.catalog.find(asked.model()) {
+    /// The model that was asked for. One that is announced and has no worker yet, or no more, is waited for a while.
+    async fn find(&self, asked: &Asked) -> Result<Arc<ServedModel>, ApiError> {
+        let found = match self.app.catalog.find(asked.model()) {
+            Some(Entry::NotReady(_)) => {
+                let limits = &self.app.config.limits;
+                let until = Instant::now() + limits.worker_wait_max.min(limits.request_timeout);
+                let _waiting = self.app.metrics.wait_in_router(asked.model());
+                let found = self.app.catalog.find_ready(asked.model(), until.into()).await;
+                if matches!(found, Some(Entry::NotReady(_))) {
+                    self.app.metrics.model(asked.model()).waited_too_long.inc();
+                }
+                found
+            }
+            found => found,
+        };
+        let model = match found {
             None => return Err(ApiError::model_not_found(asked.model())),
             Some(Entry::NotReady(why)) => return Err(failure::not_ready(asked.model(), &why)),
             Some(Entry::Ready(model)) => model,
@@ -254,6 +268,9 @@ impl Accepted {
         stage.dec();
         let (prepared, took) = result?;
         metrics.stage_duration.with(&["preprocess"]).observe(took.as_secs_f64());
+        for timing in prepared.iter().map(|prompt| prompt.timing) {
+            metrics.text_took(timing);
+        }
         if prepared.len() * n as usize > CHOICES_MAX {
             let message =
                 format!("{} prompts with n = {n} are over the {CHOICES_MAX} answers of one request", prepared.len());
@@ -308,10 +325,12 @@ impl Accepted {
             worker_id: worker_id.filter(|_| wanted.worker_id),
             timing: wanted.timing.then(|| timing_of(&exchange)),
         });
-        let ((id, created), usage, name) = (self.names(), exchange.usage(), model.name.clone());
+        let (id, created) = self.names();
+        let (usage, model) = (exchange.usage(), model.name.clone());
+        let answer = WholeAnswer { id, model, created, choices: collected, usage, nvext };
         Ok(match self.endpoint {
-            "completions" => axum::Json(completion_answer(id, name, created, collected, usage, nvext)).into_response(),
-            _ => axum::Json(chat_completion(id, name, created, collected, usage, nvext)).into_response(),
+            "completions" => axum::Json(answer.into_completion()).into_response(),
+            _ => axum::Json(answer.into_chat()).into_response(),
         })
     }
 }

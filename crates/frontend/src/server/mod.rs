@@ -12,7 +12,8 @@ pub(crate) use listen::{Listener, ServeLimits};
 use crate::admission::Admission;
 use crate::config::FrontendConfig;
 use crate::dispatch::Dispatcher;
-use crate::keys::{ApiKeys, Caller};
+use crate::key_ring::KeyRing;
+use crate::keys::Caller;
 use crate::metrics::{Metrics, Outcome, count_failure};
 use crate::models::{Catalog, Entry};
 use crate::openai::ApiError;
@@ -40,7 +41,7 @@ const REQUEST_ID_BYTES_MAX: usize = 256;
 /// What every request works with.
 pub(crate) struct App {
     pub(crate) config: Arc<FrontendConfig>,
-    pub(crate) keys: ApiKeys,
+    pub(crate) keys: Arc<KeyRing>,
     pub(crate) admission: Admission,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) dispatcher: Arc<Dispatcher>,
@@ -70,6 +71,7 @@ impl App {
         for set in &self.catalog.snapshot().sets {
             set.refresh_gauges();
         }
+        self.metrics.catch_up(self.dispatcher.traffic());
         self.metrics.render()
     }
 
@@ -206,7 +208,7 @@ async fn live(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let kind = HeaderValue::from_static(telemetry::exposition::CONTENT_TYPE);
     ([(header::CONTENT_TYPE, kind)], app.render_metrics()).into_response()
 }
 

@@ -91,7 +91,10 @@ mod tests {
         guarded.write_all(b"three times").await.unwrap();
         let _far = slow.await.unwrap();
         let start = Instant::now();
-        let error = guarded.write_all(b"and no more").await.unwrap_err();
+        // Time is paused: without the guard this cap is what ends the wait, at once.
+        let cap = Duration::from_secs(3600);
+        let written = tokio::time::timeout(cap, guarded.write_all(b"and no more")).await;
+        let error = written.expect("the guard ends a write that nobody takes").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         assert_eq!(start.elapsed().as_secs(), 60);
     }

@@ -239,8 +239,8 @@ fn describe(error: &Error) -> String {
     }
 }
 
-/// The template in `tokenizer_config.json`: a text, or a list of named ones.
-fn source_in_config(field: Option<&Json>) -> Option<&str> {
+/// The template in the field `chat_template` of a JSON file: a text, or a list of named ones.
+pub(crate) fn source_in_config(field: Option<&Json>) -> Option<&str> {
     match field? {
         Json::String(source) => Some(source),
         Json::Array(named) => {

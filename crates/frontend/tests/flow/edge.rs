@@ -197,3 +197,23 @@ async fn the_operator_may_let_unknown_fields_pass_and_switch_nvext_off() {
         assert_eq!(stage.chat(&nvext).await.status(), if refuse { 400 } else { 200 });
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_added_to_the_file_is_good_without_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys");
+    let line = |name: &str, key: &[u8]| {
+        use sha2::{Digest, Sha256};
+        let hex: String = Sha256::digest(key).iter().map(|b| format!("{b:02x}")).collect();
+        format!("{name} sha256:{hex}\n")
+    };
+    std::fs::write(&path, line("alice", b"sk-a")).unwrap();
+    let file = path.clone();
+    let stage = Stage::with(|config| config.http.api_keys_file = Some(file)).await;
+    let status =
+        async |key: &str| stage.http.get(stage.url("/v1/models")).bearer_auth(key).send().await.unwrap().status();
+    assert_eq!((status("sk-a").await.as_u16(), status("sk-b").await.as_u16()), (200, 401));
+    std::fs::write(&path, line("bob", b"sk-b")).unwrap();
+    until("bob is let in", || async { (status("sk-b").await == 200).then_some(()) }).await;
+    assert_eq!(status("sk-a").await, 401, "alice is no longer in the file");
+}

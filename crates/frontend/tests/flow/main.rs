@@ -8,6 +8,7 @@ mod answers;
 mod caches;
 mod edge;
 mod failures;
+mod metrics;
 mod models;
 mod page;
 mod scripted_worker;

@@ -2,7 +2,7 @@
 
 use crate::{data, tiny_model};
 use frontend::openai::{ApiError, parse_chat, parse_completion};
-use frontend::preprocess::{ModelFiles, ModelText, Prepared};
+use frontend::preprocess::{ModelFiles, ModelText, Prepared, TemplateFile};
 use serde_json::{Value, json};
 use std::time::UNIX_EPOCH;
 
@@ -179,7 +179,7 @@ fn a_refusal_of_the_template_is_the_clients_error_in_the_templates_words() {
     let dir = data("tiny-bpe");
     let files = ModelFiles {
         tokenizer: dir.join("tokenizer.json"),
-        chat_template: Some(data("templates/alternating.jinja")),
+        chat_template: Some(TemplateFile::Jinja(data("templates/alternating.jinja"))),
         ..ModelFiles::default()
     };
     let model = ModelText::load("strict", &files, None, None).unwrap();
@@ -197,4 +197,27 @@ fn files_that_are_not_there_are_named() {
     };
     let error = ModelText::load("x", &files, None, None).unwrap_err();
     assert!(error.to_string().contains("absent.json"), "{error}");
+}
+
+#[test]
+fn a_template_in_a_json_file_is_read_as_json_whatever_the_file_is_called() {
+    // A kept copy of a card's file is named by its hash and has no ending.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("6f1ed002ab5595859014ebf0951522d9");
+    let template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}";
+    std::fs::write(&path, json!({"chat_template": template}).to_string()).unwrap();
+    let load = |file: TemplateFile| {
+        let files = ModelFiles {
+            tokenizer: data("tiny-bpe/tokenizer.json"),
+            chat_template: Some(file),
+            ..ModelFiles::default()
+        };
+        ModelText::load("json", &files, None, None)
+    };
+    let model = load(TemplateFile::Json(path.clone())).unwrap();
+    let prepared = chat(&model, json!({"messages": [{"role": "user", "content": "x"}]})).unwrap();
+    assert_eq!(prompt_text(&model, &prepared), "[user] x");
+    std::fs::write(&path, "{}").unwrap();
+    let error = load(TemplateFile::Json(path)).unwrap_err().to_string();
+    assert!(error.contains("no text in `chat_template`"), "{error}");
 }

@@ -123,13 +123,26 @@ impl Index {
     /// Replaces all that is known of a rank by a dump (its events in order, whatever their numbers) and goes on after
     /// `last_event_id`. Returns the blocks that it holds then.
     pub fn apply_dump(&mut self, worker: WorkerRank, events: &[WorkerKvEvent], last_event_id: u64) -> usize {
+        self.begin_dump(worker);
+        self.add_dumped(worker, events);
+        self.resume_after(worker, last_event_id);
+        self.blocks_of(worker)
+    }
+
+    /// The first step of [`Index::apply_dump`], for a caller that cannot hold its lock for a whole dump: forgets what
+    /// the rank holds. [`Index::add_dumped`] follows as often as it takes, [`Index::resume_after`] ends it; meanwhile
+    /// the rank's own events must wait, and the index answers with what is in already.
+    pub fn begin_dump(&mut self, worker: WorkerRank) {
         let rank = self.rank(worker);
         self.drop_all(rank);
+    }
+
+    /// Adds events of a dump, in order, whatever their numbers.
+    pub fn add_dumped(&mut self, worker: WorkerRank, events: &[WorkerKvEvent]) {
+        let rank = self.rank(worker);
         for event in events {
             self.change(rank, event);
         }
-        self.state_mut(rank).next_event_id = last_event_id.saturating_add(1);
-        self.state(rank).blocks
     }
 
     /// Goes on after `last_event_id` without what was missed: for a hole that nobody can fill.

@@ -2,6 +2,7 @@
 //! waits for it.
 
 use super::socket;
+use super::traffic::Traffic;
 use crate::tasks::Tasks;
 use bytes::BytesMut;
 use parking_lot::Mutex;
@@ -57,7 +58,12 @@ pub(super) struct Expected {
 }
 
 impl CallHomeListener {
-    pub(super) async fn bind(host: &str, port: u16, advertise_host: Option<&str>) -> io::Result<Self> {
+    pub(super) async fn bind(
+        host: &str,
+        port: u16,
+        advertise_host: Option<&str>,
+        traffic: Arc<Traffic>,
+    ) -> io::Result<Self> {
         let listener = socket::listen(host, port).await?;
         let address = socket::advertised(&listener, advertise_host)?;
         let waiting = Arc::new(Waiting::default());
@@ -65,7 +71,7 @@ impl CallHomeListener {
         let (accepting, registry) = (Arc::downgrade(&tasks), waiting.clone());
         tasks.spawn("response listener", async move {
             let slots = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-            socket::accept_each(listener, "response listener", |stream, peer| {
+            let take = |stream, peer: SocketAddr| {
                 let (Some(tasks), Ok(slot)) = (accepting.upgrade(), slots.clone().try_acquire_owned()) else {
                     tracing::warn!(%peer, handshakes_max = HANDSHAKES_MAX, "too many connections without a subject");
                     return;
@@ -75,8 +81,8 @@ impl CallHomeListener {
                     receive(&registry, stream, peer).await;
                     drop(slot);
                 });
-            })
-            .await;
+            };
+            socket::accept_each_noting(listener, "response listener", take, || traffic.accept_backed_off()).await;
         });
         Ok(Self { waiting, address, _tasks: tasks })
     }

@@ -4,6 +4,7 @@ use super::call_home::{Arrival, CallHomeListener, Expected, WAITING_MAX};
 use super::error::{ErrorClass, RequestError};
 use super::pool::{Connection, Lost, Pool};
 use super::response_stream::ResponseStream;
+use super::traffic::Traffic;
 use bytes::{Bytes, BytesMut};
 use protocol::discovery::{Codec, EndpointRecord, RequestTransport};
 use protocol::dynamo::control::StreamType;
@@ -12,7 +13,7 @@ use protocol::dynamo::{Ack, CallHome, EncodeError, Headers, RequestControl, Requ
 use serde::Serialize;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a call-home may still arrive after the request connection was lost: a worker that closes the one may have
 /// dialled the other. A dead worker is so noticed long before the call-home time-out.
@@ -60,6 +61,7 @@ struct Shared {
     config: RequestClientConfig,
     listener: CallHomeListener,
     pool: Pool,
+    traffic: Arc<Traffic>,
 }
 
 impl RequestClient {
@@ -69,9 +71,16 @@ impl RequestClient {
     /// When its address cannot be bound.
     pub async fn start(config: RequestClientConfig) -> io::Result<Self> {
         let advertise = config.advertise_host.as_deref();
-        let listener = CallHomeListener::bind(&config.response_host, config.response_port, advertise).await?;
-        let pool = Pool::new(config.connect_timeout);
-        Ok(Self { shared: Arc::new(Shared { config, listener, pool }) })
+        let traffic = Arc::new(Traffic::default());
+        let (host, port) = (&config.response_host, config.response_port);
+        let listener = CallHomeListener::bind(host, port, advertise, traffic.clone()).await?;
+        let pool = Pool::new(config.connect_timeout, traffic.clone());
+        Ok(Self { shared: Arc::new(Shared { config, listener, pool, traffic }) })
+    }
+
+    /// What went over the request connections since the start.
+    pub fn traffic(&self) -> &Traffic {
+        &self.shared.traffic
     }
 
     /// `HOST:PORT` that workers call home to.
@@ -117,9 +126,11 @@ impl RequestClient {
         let full =
             || RequestError::new(ErrorClass::CapacityExhausted, format!("{WAITING_MAX} requests wait for workers"));
         let mut expected = self.shared.listener.expect(call_home.subject).ok_or_else(full)?;
-        let connection = self.submit(address, frame).await?;
+        let sending = Instant::now();
+        let connection = self.submit(address, frame).await.inspect_err(|_| self.shared.traffic.failed())?;
+        let sent_in = sending.elapsed();
         let arrival = self.arrival(&mut expected, &connection, path, address).await?;
-        let mut stream = ResponseStream::new(arrival, codec, format!("{path} at {address}"));
+        let mut stream = ResponseStream::new(arrival, codec, format!("{path} at {address}"), sent_in);
         stream.accepted().await?;
         Ok(stream)
     }

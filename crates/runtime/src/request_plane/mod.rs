@@ -17,6 +17,7 @@ mod responder;
 mod response_stream;
 mod server;
 pub(crate) mod socket;
+mod traffic;
 
 pub use client::{RequestClient, RequestClientConfig};
 pub use error::{ErrorClass, RequestError, StreamClosed, wire_error};
@@ -25,3 +26,4 @@ pub use protocol::dynamo::DecodeError;
 pub use responder::{Responder, WRITE_STALL_MAX};
 pub use response_stream::ResponseStream;
 pub use server::{RequestServer, RequestServerConfig};
+pub use traffic::Traffic;

@@ -2,6 +2,7 @@
 
 use super::error::{ErrorClass, RequestError};
 use super::socket;
+use super::traffic::Traffic;
 use crate::tasks::Tasks;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -39,6 +40,7 @@ const WRITE_BATCH: usize = 32;
 pub(super) struct Pool {
     by_address: Mutex<HashMap<String, Worker>>,
     connect_timeout: Duration,
+    traffic: Arc<Traffic>,
     tasks: Tasks,
 }
 
@@ -90,8 +92,8 @@ type AckSender = oneshot::Sender<Result<Ack, Lost>>;
 type Unacknowledged = Mutex<VecDeque<AckSender>>;
 
 impl Pool {
-    pub(super) fn new(connect_timeout: Duration) -> Self {
-        Self { by_address: Mutex::default(), connect_timeout, tasks: Tasks::new() }
+    pub(super) fn new(connect_timeout: Duration, traffic: Arc<Traffic>) -> Self {
+        Self { by_address: Mutex::default(), connect_timeout, traffic, tasks: Tasks::new() }
     }
 
     /// A connection to `address` with room, dialled if need be.
@@ -139,9 +141,9 @@ impl Pool {
             closed: CancellationToken::new(),
         });
         let closed = connection.closed.clone().drop_guard();
-        let worker = address.to_owned();
+        let (worker, traffic) = (address.to_owned(), self.traffic.clone());
         self.tasks.spawn("request connection", async move {
-            if let Err(error) = drive(stream, inbox).await {
+            if let Err(error) = drive(stream, inbox, &traffic).await {
                 tracing::debug!(%worker, %error, "a request connection broke");
             }
             drop(closed);
@@ -211,12 +213,12 @@ impl Drop for Waiting<'_> {
 }
 
 /// Runs a connection until either side ends it, or it was idle for [`IDLE_MAX`].
-async fn drive(stream: TcpStream, mut inbox: mpsc::Receiver<Outgoing>) -> io::Result<()> {
+async fn drive(stream: TcpStream, mut inbox: mpsc::Receiver<Outgoing>, traffic: &Traffic) -> io::Result<()> {
     let (read, write) = stream.into_split();
     let unacknowledged = Unacknowledged::default();
     let ended = tokio::select! {
-        ended = write_requests(write, &mut inbox, &unacknowledged) => ended,
-        ended = read_acks(read, &unacknowledged) => ended,
+        ended = write_requests(write, &mut inbox, &unacknowledged, traffic) => ended,
+        ended = read_acks(read, &unacknowledged, traffic) => ended,
     };
     inbox.close();
     while let Ok(unsent) = inbox.try_recv() {
@@ -231,6 +233,7 @@ async fn write_requests(
     mut write: OwnedWriteHalf,
     inbox: &mut mpsc::Receiver<Outgoing>,
     unacknowledged: &Unacknowledged,
+    traffic: &Traffic,
 ) -> io::Result<()> {
     let mut batch = Vec::with_capacity(WRITE_BATCH);
     loop {
@@ -256,14 +259,16 @@ async fn write_requests(
         } else {
             write.write_all(&frames.concat()).await?;
         }
+        traffic.sent(frames.iter().map(Bytes::len).sum());
     }
 }
 
-async fn read_acks(mut read: OwnedReadHalf, unacknowledged: &Unacknowledged) -> io::Result<()> {
+async fn read_acks(mut read: OwnedReadHalf, unacknowledged: &Unacknowledged, traffic: &Traffic) -> io::Result<()> {
     let mut inbox = BytesMut::with_capacity(256);
     loop {
-        if read.read_buf(&mut inbox).await? == 0 {
-            return Ok(());
+        match read.read_buf(&mut inbox).await? {
+            0 => return Ok(()),
+            bytes => traffic.received(bytes),
         }
         loop {
             let ack = match Ack::decode(&mut inbox) {

@@ -8,6 +8,7 @@ use protocol::dynamo::two_part::encode_control;
 use protocol::dynamo::{ControlWord, Prologue, TwoPart};
 use protocol::output::{Annotated, StreamFrame};
 use serde::de::DeserializeOwned;
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
@@ -21,6 +22,7 @@ pub struct ResponseStream {
     inbox: BytesMut,
     codec: Codec,
     worker: String,
+    sent_in: Duration,
     /// The end has been told, as `complete_final` or as an error.
     ended: bool,
     /// The last item came in the frame that ends the stream.
@@ -28,9 +30,14 @@ pub struct ResponseStream {
 }
 
 impl ResponseStream {
-    pub(super) fn new(arrival: Arrival, codec: Codec, worker: String) -> Self {
+    pub(super) fn new(arrival: Arrival, codec: Codec, worker: String, sent_in: Duration) -> Self {
         let Arrival { stream, inbox } = arrival;
-        Self { stream, inbox, codec, worker, ended: false, completed: false }
+        Self { stream, inbox, codec, worker, sent_in, ended: false, completed: false }
+    }
+
+    /// How long it took to send the request, up to the worker's acknowledgement.
+    pub fn sent_in(&self) -> Duration {
+        self.sent_in
     }
 
     /// The next item. `None` only after the worker said that the answer is whole; a stream that breaks off is a

@@ -54,10 +54,16 @@ pub(crate) fn advertised(listener: &TcpListener, advertise: Option<&str>) -> io:
 }
 
 /// Accepts for ever. A failure to accept (no file descriptors left, say) waits a moment instead of spinning.
-pub(crate) async fn accept_each(
+pub(crate) async fn accept_each(listener: TcpListener, what: &'static str, take: impl FnMut(TcpStream, SocketAddr)) {
+    accept_each_noting(listener, what, take, || ()).await;
+}
+
+/// The same; `failed` is called for each failure to accept.
+pub(crate) async fn accept_each_noting(
     listener: TcpListener,
     what: &'static str,
     mut take: impl FnMut(TcpStream, SocketAddr),
+    failed: impl Fn(),
 ) {
     /// Long enough for a descriptor to come free, short against any time-out.
     const PAUSE: Duration = Duration::from_millis(50);
@@ -68,6 +74,7 @@ pub(crate) async fn accept_each(
                 Err(error) => tracing::debug!(what, %peer, %error, "a connection was gone before it was accepted"),
             },
             Err(error) => {
+                failed();
                 tracing::warn!(what, %error, "cannot accept connections; raise the limit of open files if it is that");
                 tokio::time::sleep(PAUSE).await;
             }
