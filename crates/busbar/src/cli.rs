@@ -94,9 +94,9 @@ pub(crate) struct UpFlags {
     /// Go to the background once it serves.
     #[arg(short, long)]
     pub(crate) detach: bool,
-    /// How long the first readiness may take, in seconds.
-    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
-    pub(crate) ready_timeout: u64,
+    /// How long the first readiness may take, in seconds; 120 when absent, 1800 with vLLM.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) ready_timeout: Option<u64>,
     /// How long a process may finish its work when it is told to stop, in seconds.
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     pub(crate) drain_timeout: u64,

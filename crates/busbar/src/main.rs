@@ -23,8 +23,13 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let argv: Vec<String> = std::env::args().collect();
-    match run(&argv) {
-        Ok(()) => ExitCode::SUCCESS,
+    // Between a worker and its engine stands this very program; what it ends with is the engine's own code.
+    let ended = match argv.get(1) {
+        Some(verb) if verb == worker::engine::vllm::KEEP_VERB => commands::vllm_worker::keep(&argv[2..]),
+        _ => run(&argv).map(|()| ExitCode::SUCCESS),
+    };
+    match ended {
+        Ok(code) => code,
         Err(failure) => {
             report::print(&failure, report::wants_json(&argv));
             ExitCode::from(failure.exit_code)

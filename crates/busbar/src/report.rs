@@ -45,6 +45,11 @@ impl Failure {
         self
     }
 
+    /// What failed and why, in one line of a log.
+    pub(crate) fn line(&self) -> String {
+        std::iter::once(&self.what).chain(&self.causes).map(String::as_str).collect::<Vec<_>>().join(": ")
+    }
+
     /// Adds what to do.
     pub(crate) fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedies.push(remedy.into());

@@ -32,6 +32,9 @@ pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// what is left.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// Time for a stopped engine to be gone: a guest that is a process of its own is asked to end, and then killed.
+const ENGINE_END: Duration = Duration::from_secs(8);
+
 /// Suffix of a model that is no LoRA, in the URLs of its files.
 const BASE_SUFFIX: &str = "_base";
 
@@ -318,8 +321,8 @@ impl Worker {
         }
         self.engine.stop();
         // The last changes of the cache are of no use to a router that has dropped this worker; they are read to let
-        // the engine end, not to be waited for.
-        drained_within(FAREWELL, self.engine_ended.cancelled()).await;
+        // the engine end, and the engine is waited for so that nothing of it outlives this process.
+        drained_within(ENGINE_END, self.engine_ended.cancelled()).await;
         self.tasks.shut_down(FAREWELL).await;
         if let Some(system) = self.system.take() {
             system.shut_down().await;

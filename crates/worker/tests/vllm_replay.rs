@@ -1,185 +1,37 @@
-//! The vLLM guest against a small server that replays what vLLM 0.32.0 was recorded to say: HTTP pages, KV events on
-//! a PUB socket, and completions of our script.
+//! The vLLM guest against a small server that replays what vLLM 0.32.0 was recorded to say. The same guest against the
+//! real one: `crates/busbar/tests/vllm_real.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
 
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
-use protocol::dynamo::zmtp::{Command, Greeting, Incoming, Reader, encode_message};
+mod vllm_server;
+
 use protocol::kv::KvChange;
 use protocol::output::{CompletionUsage, EngineOutput, FinishReason};
 use protocol::request::PreprocessedRequest;
-use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use vllm_server::{CUT, DIES, ENDLESS, HANGS, REFUSED, Running, SLOW, Script, serve};
 use worker::engine::vllm::{AttachConfig, VllmError, attach};
 use worker::engine::{EngineError, StartedEngine};
 
 /// Longest that a condition is waited for; only a broken build waits this long.
 const CAP: Duration = Duration::from_secs(30);
 
-/// First tokens of a prompt that make the server misbehave.
-const REFUSED: u64 = 2;
-const CUT: u64 = 3;
-const ENDLESS: u64 = 4;
-
 async fn capped<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(CAP, future).await.expect("in time")
 }
 
-/// The frames of a recording: per message a count, then length and bytes of each frame.
-fn recording(name: &str) -> Vec<Vec<Bytes>> {
-    let path = format!("{}/tests/data/vllm/{name}.bin", env!("CARGO_MANIFEST_DIR"));
-    let mut rest = Bytes::from(std::fs::read(path).unwrap());
-    let number = |rest: &mut Bytes| u32::from_be_bytes(rest.split_to(4)[..].try_into().unwrap()) as usize;
-    let mut messages = Vec::new();
-    while !rest.is_empty() {
-        let count = number(&mut rest);
-        let frame = |_| {
-            let length = number(&mut rest);
-            rest.split_to(length)
-        };
-        messages.push((0..count).map(frame).collect());
-    }
-    messages
+async fn guest_of(script: Script) -> (StartedEngine, Running) {
+    let server = serve(script).await;
+    (capped(attach(AttachConfig::new(&server.url))).await.unwrap(), server)
 }
 
-/// A PUB socket that sends all of a recording to each subscriber of its topic.
-async fn publish(listener: TcpListener, messages: Vec<Vec<Bytes>>) {
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        serve_subscriber(stream, &messages).await;
-    }
-}
-
-async fn serve_subscriber(mut stream: TcpStream, messages: &[Vec<Bytes>]) {
-    let mut hello = BytesMut::from(&Greeting::OURS.encode()[..]);
-    Command::Ready("PUB".into()).encode_into(&mut hello);
-    stream.write_all(&hello).await.unwrap();
-    let (mut buffer, mut reader) = (BytesMut::new(), Reader::default());
-    while Greeting::decode(&mut buffer).unwrap().is_none() {
-        stream.read_buf(&mut buffer).await.unwrap();
-    }
-    loop {
-        match reader.next(&mut buffer).unwrap() {
-            Some(Incoming::Command(Command::Subscribe(topic))) => {
-                for frames in messages.iter().filter(|frames| frames[0].starts_with(&topic)) {
-                    stream.write_all(&encode_message(frames)).await.unwrap();
-                }
-            }
-            Some(_) => {}
-            // The subscriber stays or goes; nothing more is to be sent.
-            None if stream.read_buf(&mut buffer).await.unwrap_or(0) == 0 => return,
-            None => {}
-        }
-    }
-}
-
-#[derive(Clone)]
-struct Server {
-    event_endpoint: String,
-    topic: String,
-    /// Sequences whose HTTP stream is open.
-    open: watch::Sender<u32>,
-}
-
-/// Counts an open stream until it is dropped.
-struct Open(watch::Sender<u32>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.send_modify(|open| *open -= 1);
-    }
-}
-
-fn data(value: &Value) -> Result<Bytes, std::io::Error> {
-    Ok(Bytes::from(format!("data: {value}\n\n")))
-}
-
-fn chunk(token: u32, end: &Value) -> Value {
-    json!({"id": "cmpl-1", "object": "text_completion", "choices": [{"index": 0, "text": "x", "logprobs": null,
-        "finish_reason": end, "stop_reason": null, "token_ids": [token]}], "usage": null})
-}
-
-async fn completions(State(server): State<Server>, Json(body): Json<Value>) -> Response {
-    assert_eq!((&body["stream"], &body["return_token_ids"]), (&json!(true), &json!(true)));
-    let prompt = body["prompt"].as_array().unwrap();
-    let first = prompt[0].as_u64().unwrap();
-    if first == REFUSED {
-        let error = json!({"error": {"message": "structured_outputs: bad regex", "code": 400}});
-        return (StatusCode::BAD_REQUEST, Json(error)).into_response();
-    }
-    let count = body["max_tokens"].as_u64().unwrap() as u32;
-    server.open.send_modify(|open| *open += 1);
-    let open = Open(server.open.clone());
-    if first == ENDLESS {
-        let stream = futures::stream::unfold(open, |open| async move {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            Some((data(&chunk(7, &Value::Null)), open))
-        });
-        return Body::from_stream(stream).into_response();
-    }
-    let mut parts: Vec<_> = (1..count).map(|n| data(&chunk(100 + n, &Value::Null))).collect();
-    if first == CUT {
-        parts.push(Err(std::io::Error::other("cut")));
-    } else {
-        parts.push(data(&chunk(100 + count, &json!("length"))));
-        let usage = json!({"prompt_tokens": prompt.len(), "completion_tokens": count,
-            "total_tokens": prompt.len() as u32 + count, "prompt_tokens_details": {"cached_tokens": 1}});
-        parts.push(data(&json!({"choices": [], "usage": usage})));
-        parts.push(Ok(Bytes::from_static(b"data: [DONE]\n\n")));
-    }
-    let stream = futures::stream::iter(parts).map(move |part| {
-        let _ = &open;
-        part
-    });
-    Body::from_stream(stream).into_response()
-}
-
-async fn sources(State(server): State<Server>) -> Json<Value> {
-    Json(json!({"0": {"enable_kv_cache_events": true, "publisher": "zmq", "endpoint": server.event_endpoint,
-        "replay_endpoint": null, "topic": server.topic}}))
-}
-
-/// Starts a server that replays a recording; gives its URL and its count of open streams.
-async fn serve(name: &str) -> (String, watch::Receiver<u32>) {
-    let messages = recording(name);
-    let topic = String::from_utf8(messages[0][0].to_vec()).unwrap();
-    let events = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    // As vLLM says it: any address, this port.
-    let event_endpoint = format!("tcp://*:{}", events.local_addr().unwrap().port());
-    tokio::spawn(publish(events, messages));
-    let models = json!({"object": "list", "data": [
-        {"id": "my-lora", "parent": "tiny-qwen3", "max_model_len": null},
-        {"id": "tiny-qwen3", "parent": null, "max_model_len": 2048}]});
-    let server = Server { event_endpoint, topic, open: watch::Sender::new(0) };
-    let open = server.open.subscribe();
-    let router = Router::new()
-        .route("/health", get(async || ""))
-        .route("/version", get(async || Json(json!({"version": "0.32.0"}))))
-        .route("/v1/models", get(async move || Json(models.clone())))
-        .route("/metrics", get(async || include_str!("data/vllm/metrics.txt")))
-        .route("/kv_event_sources", get(sources))
-        .route("/v1/completions", post(completions))
-        .with_state(server);
-    let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", http.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(http, router).await });
-    (url, open)
-}
-
-async fn guest(name: &str) -> (StartedEngine, watch::Receiver<u32>) {
-    let (url, open) = serve(name).await;
-    (capped(attach(AttachConfig::new(url))).await.unwrap(), open)
+async fn guest() -> (StartedEngine, Running) {
+    guest_of(Script::default()).await
 }
 
 fn request(first: u64, max_tokens: u32) -> PreprocessedRequest {
@@ -190,15 +42,42 @@ fn request(first: u64, max_tokens: u32) -> PreprocessedRequest {
 
 async fn all(receiver: &mut mpsc::Receiver<EngineOutput>) -> Vec<EngineOutput> {
     let mut outputs = Vec::new();
-    while let Some(output) = capped(receiver.recv()).await {
+    while let Some(output) = receiver.recv().await {
         outputs.push(output);
     }
     outputs
 }
 
+async fn answer(started: &StartedEngine, request: PreprocessedRequest) -> Vec<EngineOutput> {
+    capped(all(&mut started.engine.generate(request).unwrap())).await
+}
+
+fn has_no_end(outputs: &[EngineOutput]) -> bool {
+    outputs.iter().all(|output| output.finish_reason.is_none())
+}
+
+/// Reads changes until `count` came; gives the blocks that are stored then, and how often all were cleared.
+async fn changes(started: &mut StartedEngine, count: usize) -> (BTreeSet<u64>, usize) {
+    let (mut held, mut cleared) = (BTreeSet::new(), 0);
+    for at in 0..count {
+        let change = capped(started.kv_changes.recv()).await.unwrap_or_else(|| panic!("change {at} of {count}"));
+        match change {
+            KvChange::Stored(stored) => held.extend(stored.blocks.iter().map(|block| block.block_hash.0)),
+            KvChange::Removed(removed) => removed.block_hashes.iter().for_each(|hash| {
+                assert!(held.remove(&hash.0), "{hash:?} was not stored");
+            }),
+            KvChange::Cleared => {
+                held.clear();
+                cleared += 1;
+            }
+        }
+    }
+    (held, cleared)
+}
+
 #[tokio::test]
 async fn the_guest_says_what_the_server_is() {
-    let (started, _) = guest("qwen3-tiny-sha256_cbor").await;
+    let (started, _server) = guest().await;
     let profile = started.engine.profile();
     assert_eq!((profile.engine, profile.context_length, profile.block_size), ("vllm", 2048, 32));
     assert_eq!((profile.total_kv_blocks, profile.max_num_seqs), (80, 256));
@@ -212,43 +91,64 @@ async fn the_guest_says_what_the_server_is() {
 
 #[tokio::test]
 async fn its_kv_events_are_our_changes_whatever_the_topic() {
-    for (name, changes) in [("qwen3-tiny-sha256_cbor", 9), ("qwen3-tiny-sha256-evict-lora", 59)] {
-        let (mut started, _) = guest(name).await;
-        let mut held = BTreeSet::new();
-        for at in 0..changes {
-            let change = capped(started.kv_changes.recv()).await.unwrap_or_else(|| panic!("{name}: change {at}"));
-            match change {
-                KvChange::Stored(stored) => held.extend(stored.blocks.iter().map(|block| block.block_hash.0)),
-                KvChange::Removed(removed) => removed.block_hashes.iter().for_each(|hash| {
-                    assert!(held.remove(&hash.0), "{name}: {hash:?}");
-                }),
-                KvChange::Cleared => held.clear(),
-            }
+    for (recording, count, clears) in [("qwen3-tiny-sha256_cbor", 9, 1), ("qwen3-tiny-sha256-evict-lora", 59, 1)] {
+        for replays in [true, false] {
+            let (mut started, _server) = guest_of(Script { recording, replays, ..Script::default() }).await;
+            let (held, cleared) = changes(&mut started, count).await;
+            assert_eq!(
+                (held.len(), cleared),
+                (2, clears),
+                "{recording}: what the last message stored after clearing all"
+            );
         }
-        assert_eq!(held.len(), 2, "{name}: what the last message stored after clearing all");
     }
 }
 
 #[tokio::test]
-async fn tokens_go_in_and_come_out_with_usage() {
-    let (started, _) = guest("qwen3-tiny-sha256_cbor").await;
-    let outputs = all(&mut started.engine.generate(request(9, 4)).unwrap()).await;
-    let tokens: Vec<u32> = outputs.iter().flat_map(|output| output.token_ids.clone()).collect();
-    assert_eq!(tokens, [101, 102, 103, 104]);
-    assert_eq!(outputs[0].completion_usage.unwrap().prompt_tokens, 3);
-    let last = outputs.last().unwrap();
-    assert_eq!(last.finish_reason, Some(FinishReason::Length));
-    assert_eq!(last.completion_usage, Some(CompletionUsage::new(3, 4, 1)));
+async fn what_happened_before_we_came_is_asked_for() {
+    let (mut started, _server) = guest_of(Script { past: 5, ..Script::default() }).await;
+    assert_eq!(changes(&mut started, 9).await.0.len(), 2);
+    let (mut started, _server) = guest_of(Script { past: 8, ..Script::default() }).await;
+    assert_eq!(changes(&mut started, 9).await.0.len(), 2, "all of it was before us");
+}
+
+#[tokio::test]
+async fn a_lost_message_is_asked_for_and_without_a_replay_socket_the_cache_counts_as_empty() {
+    let (mut whole, _server) = guest_of(Script { lost: Some(3), ..Script::default() }).await;
+    assert_eq!(changes(&mut whole, 9).await, (changes(&mut guest().await.0, 9).await.0, 1));
+    let (mut holed, _server) = guest_of(Script { lost: Some(1), replays: false, ..Script::default() }).await;
+    let first = capped(holed.kv_changes.recv()).await.unwrap();
+    assert!(matches!(first, KvChange::Stored(_)));
+    assert_eq!(capped(holed.kv_changes.recv()).await.unwrap(), KvChange::Cleared);
+}
+
+#[tokio::test]
+async fn tokens_go_in_and_come_out_with_usage_over_either_api() {
+    for (generates, path) in [(true, "/inference/v1/generate"), (false, "/v1/completions")] {
+        let (started, server) = guest_of(Script { generates, ..Script::default() }).await;
+        let outputs = answer(&started, request(9, 4)).await;
+        let tokens: Vec<u32> = outputs.iter().flat_map(|output| output.token_ids.clone()).collect();
+        assert_eq!(tokens, [101, 102, 103, 104]);
+        assert_eq!(outputs[0].completion_usage.unwrap().prompt_tokens, 3);
+        let last = outputs.last().unwrap();
+        assert_eq!(last.finish_reason, Some(FinishReason::Length));
+        assert_eq!(last.completion_usage, Some(CompletionUsage::new(3, 4, 1)));
+        let (asked_at, body) = server.asked.borrow().clone();
+        assert_eq!(asked_at, path);
+        // The generate API knows nothing of the model's generation config; the completions API fills it in itself.
+        let temperature = body.pointer("/sampling_params/temperature").and_then(serde_json::Value::as_f64);
+        assert_eq!(temperature, generates.then_some(0.6), "{body}");
+    }
 }
 
 #[tokio::test]
 async fn a_dropped_receiver_closes_the_stream_to_vllm() {
-    let (started, mut open) = guest("qwen3-tiny-sha256_cbor").await;
+    let (started, mut server) = guest().await;
     let mut receiver = started.engine.generate(request(ENDLESS, 4)).unwrap();
     capped(receiver.recv()).await.unwrap();
-    assert_eq!(*open.borrow_and_update(), 1);
+    assert_eq!(*server.open.borrow_and_update(), 1);
     drop(receiver);
-    capped(open.wait_for(|&open| open == 0)).await.unwrap();
+    capped(server.open.wait_for(|&open| open == 0)).await.unwrap();
     let counted = async {
         while started.engine.load().cancelled_total != 1 {
             tokio::task::yield_now().await;
@@ -259,13 +159,15 @@ async fn a_dropped_receiver_closes_the_stream_to_vllm() {
 }
 
 #[tokio::test]
-async fn a_refusal_ends_with_its_text_and_a_cut_stream_without_an_end() {
-    let (started, _) = guest("qwen3-tiny-sha256_cbor").await;
-    let refused = all(&mut started.engine.generate(request(REFUSED, 4)).unwrap()).await;
+async fn a_refusal_ends_with_its_text_and_what_the_server_breaks_off_without_an_end() {
+    let (started, _server) = guest().await;
+    let refused = answer(&started, request(REFUSED, 4)).await;
     let reason = refused[0].finish_reason.clone();
     assert_eq!(reason, Some(FinishReason::Error("structured_outputs: bad regex".into())));
-    let cut = all(&mut started.engine.generate(request(CUT, 4)).unwrap()).await;
-    assert!(cut.iter().all(|output| output.finish_reason.is_none()), "{cut:?}");
+    for breaks in [CUT, DIES] {
+        let outputs = answer(&started, request(breaks, 4)).await;
+        assert!(has_no_end(&outputs), "{outputs:?}");
+    }
     let mut long = request(9, 4);
     long.token_ids = vec![9; 2048];
     let refused = started.engine.generate(long).unwrap_err();
@@ -274,19 +176,85 @@ async fn a_refusal_ends_with_its_text_and_a_cut_stream_without_an_end() {
 
 #[tokio::test]
 async fn a_stopped_guest_takes_nothing_more_and_closes_its_changes() {
-    let (mut started, _) = guest("qwen3-tiny-sha256_cbor").await;
+    let (mut started, _server) = guest().await;
     let mut receiver = started.engine.generate(request(ENDLESS, 4)).unwrap();
     capped(receiver.recv()).await.unwrap();
     started.engine.stop();
     assert!(matches!(started.engine.generate(request(9, 1)), Err(EngineError::Unavailable(_))));
-    assert!(all(&mut receiver).await.iter().all(|output| output.finish_reason.is_none()));
+    assert!(has_no_end(&capped(all(&mut receiver)).await));
     while capped(started.kv_changes.recv()).await.is_some() {}
 }
 
+/// Starts a sequence and gives how long its stream lasted, its outputs, and whether the engine is gone then.
+async fn lasts(started: &mut StartedEngine, request: PreprocessedRequest) -> (Duration, Vec<EngineOutput>, bool) {
+    let begun = Instant::now();
+    let outputs = all(&mut started.engine.generate(request).unwrap()).await;
+    let lasted = begun.elapsed();
+    let gone = matches!(started.engine.generate(self::request(9, 1)), Err(EngineError::Unavailable(_)));
+    (lasted, outputs, gone)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_healthy_and_makes_no_token_hangs_after_five_seconds() {
+    let (mut started, _server) = guest().await;
+    let (lasted, outputs, gone) = lasts(&mut started, request(HANGS, 9)).await;
+    assert!(gone && has_no_end(&outputs) && outputs[0].token_ids == [101], "{outputs:?}");
+    assert!((Duration::from_secs(5)..Duration::from_secs(6)).contains(&lasted), "{lasted:?}");
+    // The changes close, which is what makes the worker leave discovery.
+    while started.kv_changes.recv().await.is_some() {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_whose_engine_steps_does_not_hang_and_an_idle_one_neither() {
+    let (started, server) = guest().await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let mut receiver = started.engine.generate(request(HANGS, 9)).unwrap();
+    receiver.recv().await.unwrap();
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        server.steps.fetch_add(1, Ordering::Relaxed);
+    }
+    assert!(receiver.try_recv().is_err_and(|error| error == mpsc::error::TryRecvError::Empty), "its stream is open");
+    let begun = Instant::now();
+    assert!(has_no_end(&all(&mut receiver).await));
+    assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_prompt_is_no_hang_while_it_may_still_be_computed() {
+    // The recorded server computed 4056 prompt tokens in 1.75 s: 2000 of them may take 2.6 s, so five count.
+    let slow = |seconds: u32, tokens: usize| {
+        let mut request = request(SLOW, 2);
+        request.token_ids = [vec![SLOW as u32, seconds], vec![1; tokens]].concat();
+        request
+    };
+    let (mut started, _server) = guest().await;
+    let (_, outputs, gone) = lasts(&mut started, slow(4, 2000)).await;
+    assert!(!gone && outputs.last().unwrap().finish_reason.is_some(), "{outputs:?}");
+    let (lasted, outputs, gone) = lasts(&mut started, slow(60, 2000)).await;
+    assert!(gone && has_no_end(&outputs) && lasted < Duration::from_secs(6), "{lasted:?} {outputs:?}");
+}
+
 #[tokio::test]
-async fn a_server_that_is_not_there_is_named() {
+async fn a_server_that_is_not_there_too_old_or_serves_another_model_is_named() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let config =
         AttachConfig { ready_within: Duration::from_millis(300), ..AttachConfig::new(format!("http://{nobody}")) };
-    assert!(matches!(attach(config).await, Err(VllmError::NotReady { .. })));
+    let error = attach(config).await.err().unwrap();
+    assert!(matches!(&error, VllmError::NotReady { why, .. } if why.contains("refused")), "{error}");
+
+    let old = serve(Script { version: "0.9.2", ..Script::default() }).await;
+    let error = capped(attach(AttachConfig::new(&old.url))).await.err().unwrap();
+    assert!(matches!(&error, VllmError::TooOld { version, .. } if version == "0.9.2"), "{error}");
+    assert!(error.remedy().contains("upgrade"), "{}", error.remedy());
+
+    let other = serve(Script::default()).await;
+    let wanted = vec!["Qwen/Qwen3-0.6B".to_owned()];
+    let error = capped(attach(AttachConfig { wanted, ..AttachConfig::new(&other.url) })).await.err().unwrap();
+    assert!(
+        error.to_string().contains("serves `tiny-qwen3`, `models/tiny-qwen3`, and not `Qwen/Qwen3-0.6B`"),
+        "{error}"
+    );
+    let wanted = vec!["/somewhere/tiny-qwen3".to_owned()];
+    assert!(capped(attach(AttachConfig { wanted, ..AttachConfig::new(&other.url) })).await.is_ok());
 }

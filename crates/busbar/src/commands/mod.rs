@@ -8,6 +8,7 @@ mod model;
 mod reference;
 mod status;
 mod up;
+pub(crate) mod vllm_worker;
 pub(crate) mod worker;
 
 use crate::cli::{Cli, Command, KeysCommand, ModelCommand};

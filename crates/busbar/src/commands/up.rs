@@ -153,9 +153,16 @@ async fn specify(
         engine: engines.join(", "),
         endpoints: addresses,
         processes,
-        ready_timeout: Duration::from_secs(flags.ready_timeout),
+        ready_timeout: flags.ready_timeout.map_or_else(|| ready_timeout(&engines), Duration::from_secs),
         drain_timeout: Duration::from_secs(flags.drain_timeout),
     })
+}
+
+/// How long workers with these engines may take to be there, unless told.
+fn ready_timeout(engines: &[&str]) -> Duration {
+    const USUAL: Duration = Duration::from_secs(120);
+    let vllm = engines.contains(&engine_word(EngineKind::Vllm));
+    if vllm { worker::engine::vllm::DEFAULT_READY_WITHIN } else { USUAL }
 }
 
 fn set(env: &mut Vec<(String, String)>, name: &str, value: &str) {

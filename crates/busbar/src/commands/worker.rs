@@ -1,7 +1,7 @@
 //! `busbar worker`, and `python3 -m dynamo.vllm|mocker` of a manifest.
 
 use super::model::{bring, engine_kind, engine_word};
-use super::runtime;
+use super::{runtime, vllm_worker};
 use crate::cli::{self, Command};
 use crate::flags::manifest;
 use crate::flags::worker::{EngineChoice, WorkerFlags};
@@ -13,7 +13,7 @@ use ::runtime::request_plane::RequestServerConfig;
 use ::runtime::system_server::SystemServerConfig;
 use ::worker::card::ServedModel;
 use ::worker::engine::mock::Timing;
-use ::worker::engine::{StartedEngine, mock, vllm};
+use ::worker::engine::{StartedEngine, mock};
 use ::worker::model::{EngineKind, LocalModel, plain_tokens};
 use ::worker::{Worker, WorkerConfig, WorkerError};
 use graph::argv::Module;
@@ -91,12 +91,15 @@ pub(crate) fn run(flags: &WorkerFlags, passthrough: &[String], manifest: Option<
                 .chain(&error)
                 .remedy("give access to it, or set DYN_FILE_KV to another folder")
         })?;
+        if kind == EngineKind::Vllm {
+            return vllm_worker::serve(flags, passthrough, &discovery, &shutdown).await;
+        }
         let progress = Arc::new(Mutex::new(Progress::new(false)));
         let model = bring(flags.model.as_deref(), kind, &progress).await?;
         let mut workers = Vec::new();
         let count = if kind == EngineKind::Mock { flags.mock.num_workers } else { 1 };
         for index in 0..count {
-            let started = start_engine(kind, flags, &model, passthrough).await?;
+            let started = start_engine(kind, flags, &model).await?;
             let config = worker_config(flags, index)?;
             let served = served_model(flags, &model);
             let worker = Worker::start(config, started, served, discovery.member()).await.map_err(|e| failed(&e))?;
@@ -115,11 +118,11 @@ pub(crate) fn run(flags: &WorkerFlags, passthrough: &[String], manifest: Option<
     })
 }
 
-fn failed(error: &WorkerError) -> Failure {
+pub(super) fn failed(error: &WorkerError) -> Failure {
     Failure::new("run the worker").chain(error)
 }
 
-fn served_model(flags: &WorkerFlags, model: &LocalModel) -> ServedModel {
+pub(super) fn served_model(flags: &WorkerFlags, model: &LocalModel) -> ServedModel {
     let name = flags.served_model_name.clone().unwrap_or_else(|| model.served_name.clone());
     let mut served = ServedModel::new(name, &model.hf_folder);
     served.migration_limit = flags.migration_limit;
@@ -127,7 +130,7 @@ fn served_model(flags: &WorkerFlags, model: &LocalModel) -> ServedModel {
     served
 }
 
-fn worker_config(flags: &WorkerFlags, index: u32) -> Result<WorkerConfig, Failure> {
+pub(super) fn worker_config(flags: &WorkerFlags, index: u32) -> Result<WorkerConfig, Failure> {
     let endpoint = match &flags.endpoint {
         None => EndpointId::new(&flags.namespace, "backend", "generate"),
         Some(text) => EndpointId::parse(text).ok_or_else(|| {
@@ -156,16 +159,11 @@ fn worker_config(flags: &WorkerFlags, index: u32) -> Result<WorkerConfig, Failur
     Ok(config)
 }
 
-async fn start_engine(
-    kind: EngineKind,
-    flags: &WorkerFlags,
-    model: &LocalModel,
-    passthrough: &[String],
-) -> Result<StartedEngine, Failure> {
+async fn start_engine(kind: EngineKind, flags: &WorkerFlags, model: &LocalModel) -> Result<StartedEngine, Failure> {
     match kind {
         EngineKind::Mock => start_mock(flags, model),
         EngineKind::Embedded => start_embedded(flags, model).await,
-        EngineKind::Vllm => start_vllm(flags, model, passthrough).await,
+        EngineKind::Vllm => unreachable!("`vllm_worker` serves it"),
     }
 }
 
@@ -231,25 +229,4 @@ async fn start_embedded(_: &WorkerFlags, _: &LocalModel) -> Result<StartedEngine
         .cause("this binary was built without it")
         .remedy("build with the feature engine-llama, or use --engine mock or vllm")
         .permanent())
-}
-
-async fn start_vllm(flags: &WorkerFlags, model: &LocalModel, passthrough: &[String]) -> Result<StartedEngine, Failure> {
-    let failed = |error: vllm::VllmError| Failure::new("start vLLM").chain(&error);
-    if let Some(url) = &flags.vllm.attach {
-        return vllm::attach(vllm::AttachConfig::new(url)).await.map_err(failed);
-    }
-    let mut config = vllm::SpawnConfig::new(model.hf_folder.to_string_lossy());
-    config.arguments = passthrough.to_vec();
-    // Our own names for vLLM's limits were taken out of its command line: they go back in.
-    let limits = &flags.limits;
-    for (flag, value) in [
-        ("--max-model-len", limits.max_model_len),
-        ("--block-size", limits.block_size),
-        ("--num-gpu-blocks-override", limits.num_gpu_blocks_override),
-        ("--max-num-seqs", limits.max_num_seqs),
-        ("--max-num-batched-tokens", limits.max_num_batched_tokens),
-    ] {
-        config.arguments.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value.to_string()]));
-    }
-    vllm::spawn(config).await.map_err(failed)
 }

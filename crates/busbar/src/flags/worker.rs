@@ -135,4 +135,7 @@ pub(crate) struct VllmFlags {
     /// Use a vLLM that runs already, at this URL, in place of starting one.
     #[arg(long, value_name = "URL", env = "BUSBAR_VLLM_URL")]
     pub(crate) attach: Option<String>,
+    /// The `vllm` command to start, where PATH has it not.
+    #[arg(long, value_name = "FILE", env = "BUSBAR_VLLM_PROGRAM", default_value = "vllm")]
+    pub(crate) vllm_program: std::path::PathBuf,
 }

@@ -1,18 +1,19 @@
 //! The HTTP questions to a vLLM server.
 
 use super::VllmError;
-use super::completion::{self, Chunk};
-use super::scrape;
+use super::answer::Chunk;
+use super::completion::{self, Api, Version};
+use super::{generate, scrape, sse};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use std::time::Duration;
-
-/// A line of the stream. The first chunk repeats the prompt's token ids: up to 8 bytes each of a million.
-const LINE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// For what a healthy server answers at once.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For a look at its counters, of which the next comes soon.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Between two looks at a server that is not healthy yet.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
@@ -26,9 +27,24 @@ pub(crate) struct Client {
 }
 
 /// What a server serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServedByVllm {
-    pub(crate) name: String,
+    /// The base model's names; the first is used.
+    pub(crate) names: Vec<String>,
+    /// The folder or repository that it was started with.
+    pub(crate) root: Option<String>,
     pub(crate) context_length: u32,
+}
+
+/// Where a server tells of its KV cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventSource {
+    /// `tcp://HOST:PORT` of the PUB socket.
+    pub endpoint: String,
+    /// `tcp://HOST:PORT` of the ROUTER socket that tells earlier messages again, if there is one.
+    pub replay: Option<String>,
+    /// What the messages begin with.
+    pub topic: String,
 }
 
 /// Why a stream did not begin or did not go on.
@@ -64,19 +80,26 @@ impl Client {
         host.unwrap_or_else(|| "127.0.0.1".into())
     }
 
-    pub(crate) async fn healthy(&self) -> bool {
+    /// Whether it says that it is healthy, else why not.
+    async fn health(&self) -> Result<(), String> {
         let answer = self.http.get(format!("{}/health", self.url)).timeout(QUESTION_TIMEOUT).send().await;
-        answer.is_ok_and(|answer| answer.status().is_success())
+        match answer {
+            Ok(answer) if answer.status().is_success() => Ok(()),
+            Ok(answer) => Err(format!("/health answers {}", answer.status())),
+            Err(error) => Err(root_cause(&error)),
+        }
     }
 
     pub(crate) async fn wait_healthy(&self, within: Duration) -> Result<(), VllmError> {
+        let mut why = "it does not answer".to_owned();
         let healthy = async {
-            while !self.healthy().await {
+            while let Err(reason) = self.health().await {
+                why = reason;
                 tokio::time::sleep(HEALTH_INTERVAL).await;
             }
         };
-        let not_ready = || VllmError::NotReady { url: self.url.clone(), seconds: within.as_secs() };
-        tokio::time::timeout(within, healthy).await.map_err(|_| not_ready())
+        let in_time = tokio::time::timeout(within, healthy).await;
+        in_time.map_err(|_| VllmError::NotReady { url: self.url.clone(), seconds: within.as_secs(), why })
     }
 
     async fn get(&self, path: &str) -> Result<reqwest::Response, VllmError> {
@@ -98,22 +121,58 @@ impl Client {
     pub(crate) async fn model(&self) -> Result<ServedByVllm, VllmError> {
         let path = "/v1/models";
         let models = self.json(path).await?;
-        let base = models["data"].as_array().and_then(|all| all.iter().find(|model| model["parent"].is_null()));
-        let base = base.ok_or_else(|| self.unknown(path, "a base model"))?;
-        let name = base["id"].as_str().ok_or_else(|| self.unknown(path, "the model's name"))?;
-        let length = base["max_model_len"].as_u64().and_then(|n| u32::try_from(n).ok());
+        let base: Vec<&Value> =
+            models["data"].as_array().into_iter().flatten().filter(|model| model["parent"].is_null()).collect();
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let names: Vec<String> = base.iter().filter_map(|model| text(&model["id"])).collect();
+        let first = base.first().filter(|_| !names.is_empty()).ok_or_else(|| self.unknown(path, "a base model"))?;
+        let length = first["max_model_len"].as_u64().and_then(|n| u32::try_from(n).ok());
         let context_length = length.ok_or_else(|| self.unknown(path, "max_model_len"))?;
-        Ok(ServedByVllm { name: name.to_owned(), context_length })
+        Ok(ServedByVllm { names, root: text(&first["root"]), context_length })
     }
 
-    pub(crate) async fn version(&self) -> Result<(u32, u32), VllmError> {
+    /// Its version.
+    ///
+    /// # Errors
+    /// [`VllmError::TooOld`] when it cannot say which token ids it made.
+    pub(crate) async fn version(&self) -> Result<Version, VllmError> {
         let answer = self.json("/version").await?;
-        Ok(completion::version(answer["version"].as_str().unwrap_or_default()))
+        let text = answer["version"].as_str().unwrap_or_default();
+        let version = completion::version(text);
+        if version < super::OLDEST {
+            return Err(VllmError::TooOld { url: self.url.clone(), version: text.to_owned() });
+        }
+        Ok(version)
     }
 
+    /// Where sequences are asked for: the generate API where the server has it. A route that is there refuses GET.
+    pub(crate) async fn api(&self) -> Result<Api, VllmError> {
+        let status = self.get(Api::Generate.path()).await?.status();
+        Ok(if status == reqwest::StatusCode::METHOD_NOT_ALLOWED { Api::Generate } else { Api::Completions })
+    }
+
+    /// The sampling parameters of the model's generation config, of a server with the generate API.
+    pub(crate) async fn sampling_defaults(&self, model: &str) -> Map<String, Value> {
+        let body = json!({"model": model, "prompt": [0], "max_tokens": 1});
+        let url = format!("{}/v1/completions/render", self.url);
+        let answer = async {
+            let answer = self.http.post(url).json(&body).timeout(QUESTION_TIMEOUT).send().await?;
+            answer.error_for_status()?.json::<Value>().await
+        };
+        match answer.await {
+            Ok(rendered) => generate::sampling_defaults(&rendered),
+            Err(error) => {
+                tracing::warn!(%error, "vLLM does not tell the model's sampling defaults; requests without their own use vLLM's neutral ones");
+                Map::new()
+            }
+        }
+    }
+
+    /// The text of `/metrics`, soon or not at all.
     pub(crate) async fn metrics(&self) -> Result<String, VllmError> {
-        let failed = |source| VllmError::Http { url: format!("{}/metrics", self.url), source };
-        self.get("/metrics").await?.error_for_status().map_err(failed)?.text().await.map_err(failed)
+        let url = format!("{}/metrics", self.url);
+        let answer = async { self.http.get(&url).timeout(LOOK_TIMEOUT).send().await?.error_for_status()?.text().await };
+        answer.await.map_err(|source| VllmError::Http { url: url.clone(), source })
     }
 
     pub(crate) async fn cache_sizes(&self) -> Result<(u32, u64), VllmError> {
@@ -121,8 +180,8 @@ impl Client {
         scrape::cache_sizes(&self.metrics().await?).ok_or_else(unknown)
     }
 
-    /// `tcp://HOST:PORT` and topic of the first rank's KV events; `None` when the server publishes none.
-    pub(crate) async fn kv_event_source(&self) -> Result<Option<(String, String)>, VllmError> {
+    /// Where the first rank tells of its KV cache; `None` when it does not, or when the server is too old to say.
+    pub(crate) async fn kv_event_source(&self) -> Result<Option<EventSource>, VllmError> {
         let answer = self.get("/kv_event_sources").await?;
         // Servers before 0.32 do not have the page.
         let Ok(sources) = answer.json::<Value>().await else { return Ok(None) };
@@ -139,10 +198,11 @@ impl Client {
     /// Starts one sequence; the items are the chunks of its stream.
     pub(crate) async fn complete(
         &self,
+        api: Api,
         body: &Value,
     ) -> Result<BoxStream<'static, Result<Chunk, StreamError>>, StreamError> {
-        let broken = |error: reqwest::Error| StreamError::Broken(error.to_string());
-        let answer = self.http.post(format!("{}/v1/completions", self.url)).json(body).send().await.map_err(broken)?;
+        let broken = |error: reqwest::Error| StreamError::Broken(root_cause(&error));
+        let answer = self.http.post(format!("{}{}", self.url, api.path())).json(body).send().await.map_err(broken)?;
         let status = answer.status();
         if status.is_client_error() {
             let text = answer.text().await.unwrap_or_default();
@@ -151,9 +211,17 @@ impl Client {
         if !status.is_success() {
             return Err(StreamError::Broken(format!("HTTP {status}")));
         }
-        let bytes = answer.bytes_stream().map(move |part| part.map_err(broken)).boxed();
-        Ok(futures::stream::unfold((bytes, Lines::default()), next_chunk).boxed())
+        Ok(sse::chunks(answer.bytes_stream().map(move |part| part.map_err(broken)).boxed()))
     }
+}
+
+/// What lies at the bottom of an error: `Connection refused (os error 111)` and not `error sending request`.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
 }
 
 /// The message of an error body, or the body.
@@ -163,92 +231,31 @@ fn refusal(text: &str) -> String {
     message.and_then(Value::as_str).map_or_else(|| text.to_owned(), str::to_owned)
 }
 
-/// Where one rank publishes, as somebody elsewhere dials it.
-fn event_source(source: &Value, host: &str) -> Option<(String, String)> {
-    if source["enable_kv_cache_events"] != true || source["publisher"] != "zmq" {
-        return None;
-    }
-    let endpoint = source["endpoint"].as_str()?.replace("://*", &format!("://{host}"));
-    Some((endpoint, source["topic"].as_str().unwrap_or_default().to_owned()))
-}
-
-type Parts = BoxStream<'static, Result<bytes::Bytes, StreamError>>;
-
-/// The next chunk of the stream; the stream ends at `[DONE]` or with the connection.
-async fn next_chunk((mut parts, mut lines): (Parts, Lines)) -> Option<(Result<Chunk, StreamError>, (Parts, Lines))> {
-    loop {
-        while let Some(line) = lines.next() {
-            let Some(data) = line.strip_prefix("data:") else { continue };
-            if data.trim() == "[DONE]" {
-                return None;
-            }
-            let chunk = serde_json::from_str(data).map_err(|error| StreamError::Broken(format!("a chunk: {error}")));
-            return Some((chunk, (parts, lines)));
-        }
-        match parts.next().await? {
-            Ok(part) => {
-                if let Err(error) = lines.push(&part) {
-                    return Some((Err(error), (parts, lines)));
-                }
-            }
-            Err(error) => return Some((Err(error), (parts, lines))),
-        }
-    }
-}
-
-/// Bytes in, whole lines out.
-#[derive(Debug, Default)]
-struct Lines {
-    buffer: Vec<u8>,
-    /// Up to here there is no line end.
-    searched: usize,
-}
-
-impl Lines {
-    fn push(&mut self, part: &[u8]) -> Result<(), StreamError> {
-        if self.buffer.len() + part.len() > LINE_BYTES_MAX {
-            return Err(StreamError::Broken(format!("a line of over {LINE_BYTES_MAX} bytes")));
-        }
-        self.buffer.extend_from_slice(part);
-        Ok(())
-    }
-
-    fn next(&mut self) -> Option<String> {
-        let end = self.buffer[self.searched..].iter().position(|&byte| byte == b'\n').map(|at| at + self.searched);
-        let Some(end) = end else {
-            self.searched = self.buffer.len();
-            return None;
-        };
-        let line = String::from_utf8_lossy(&self.buffer[..end]).trim_end_matches('\r').to_owned();
-        self.buffer.drain(..=end);
-        self.searched = 0;
-        Some(line)
-    }
+/// Where one rank publishes, as somebody elsewhere dials it; `source` is vLLM's `KVEventsConfig`.
+pub(crate) fn event_source(source: &Value, host: &str) -> Option<EventSource> {
+    let publishes = source["enable_kv_cache_events"] == true && source["publisher"].as_str().is_none_or(|p| p == "zmq");
+    let dialled = |key: &str| source[key].as_str().map(|text| text.replace("://*", &format!("://{host}")));
+    let topic = source["topic"].as_str().unwrap_or_default().to_owned();
+    publishes.then_some(EventSource { endpoint: dialled("endpoint")?, replay: dialled("replay_endpoint"), topic })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn lines_come_whole_however_the_bytes_are_cut() {
-        let mut lines = Lines::default();
-        let mut all = Vec::new();
-        for byte in b"data: 1\r\n\ndata: \xc3\xa9\nrest" {
-            lines.push(&[*byte]).unwrap();
-            all.extend(std::iter::from_fn(|| lines.next()));
-        }
-        assert_eq!(all, ["data: 1", "", "data: é"]);
-        assert!(lines.push(&vec![b'x'; LINE_BYTES_MAX]).is_err());
-    }
 
     #[test]
     fn the_event_socket_is_dialled_at_the_servers_host() {
-        let mut source =
-            json!({"enable_kv_cache_events": true, "publisher": "zmq", "endpoint": "tcp://*:5557", "topic": "kv"});
+        let mut source = json!({"enable_kv_cache_events": true, "publisher": "zmq", "endpoint": "tcp://*:5557",
+            "replay_endpoint": "tcp://*:5558", "topic": "kv"});
         let at = |source: &Value| event_source(source, "10.0.0.7");
-        assert_eq!(at(&source), Some(("tcp://10.0.0.7:5557".into(), "kv".into())));
+        let expected = EventSource {
+            endpoint: "tcp://10.0.0.7:5557".into(),
+            replay: Some("tcp://10.0.0.7:5558".into()),
+            topic: "kv".into(),
+        };
+        assert_eq!(at(&source), Some(expected.clone()));
+        source["replay_endpoint"] = Value::Null;
+        assert_eq!(at(&source), Some(EventSource { replay: None, ..expected }));
         source["enable_kv_cache_events"] = json!(false);
         assert_eq!(at(&source), None);
     }

@@ -1,34 +1,73 @@
-//! One sequence in vLLM's words: `POST /v1/completions` with token ids in and token ids out. Pure.
+//! A request in vLLM's words: `POST /v1/completions` with token ids in and token ids out. Pure.
 //!
-//! `/v1/completions` is there in every vLLM; `/inference/v1/generate` says the same with less around it, but only a
-//! server started with `--enable-scale-out` has it.
+//! `/v1/completions` is there in every vLLM; where the server has `/inference/v1/generate` too, that is used
+//! ([`super::generate`]). The streams of both are read by [`super::answer`].
 
 use crate::engine::EngineError;
-use protocol::output::{CompletionUsage, EngineOutput, FinishReason, PromptTokensDetails, TopLogprob};
 use protocol::request::{GuidedDecoding, PreprocessedRequest};
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 /// The first vLLM that takes `structured_outputs`; earlier ones take `guided_json` and its siblings.
-const STRUCTURED_OUTPUTS_SINCE: (u32, u32) = (0, 11);
+const STRUCTURED_OUTPUTS_SINCE: Version = (0, 11, 0);
+
+/// Where a sequence is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Api {
+    /// `POST /inference/v1/generate`.
+    Generate,
+    /// `POST /v1/completions`.
+    Completions,
+}
+
+impl Api {
+    /// The path of its URL.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Generate => "/inference/v1/generate",
+            Self::Completions => "/v1/completions",
+        }
+    }
+}
 
 /// What of the server decides how a request is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Dialect {
+    /// Where sequences are asked for.
+    pub(crate) api: Api,
     /// The served name.
     pub(crate) model: String,
     /// Most tokens of prompt and answer together.
     pub(crate) context_length: u32,
-    /// Major and minor version.
-    pub(crate) version: (u32, u32),
+    /// Its version.
+    pub(crate) version: Version,
+    /// Sampling parameters of the model's generation config, which the completions API fills in by itself.
+    pub(crate) sampling_defaults: Map<String, Value>,
 }
 
-/// Reads `0.32.0`, `0.11.1rc2.dev3+g12ab`; what is no version counts as new.
-pub(crate) fn version(text: &str) -> (u32, u32) {
-    let mut parts = text.split('.').map(|part| part.parse::<u32>().ok());
-    match (parts.next().flatten(), parts.next().flatten()) {
-        (Some(major), Some(minor)) => (major, minor),
-        _ => (u32::MAX, 0),
+/// Major, minor, patch.
+pub(crate) type Version = (u32, u32, u32);
+
+/// Reads `0.32.0`, `0.11.1rc2.dev3+g12ab`; what is no version (a build from a bare source tree calls itself `dev` or
+/// `0.1.dev1+g12ab`) counts as new.
+pub(crate) fn version(text: &str) -> Version {
+    const NEW: Version = (u32::MAX, 0, 0);
+    let digits = |part: &str| part.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().ok();
+    let mut parts = text.split(['.', '+']);
+    match (parts.next().and_then(digits), parts.next().and_then(digits), parts.next()) {
+        (Some(0), Some(1), Some(dev)) if dev.starts_with("dev") => NEW,
+        (Some(major), Some(minor), patch) => (major, minor, patch.and_then(digits).unwrap_or(0)),
+        _ => NEW,
+    }
+}
+
+/// The body of a request, where the server wants it.
+///
+/// # Errors
+/// As [`body`].
+pub(crate) fn request_body(request: &PreprocessedRequest, dialect: &Dialect) -> Result<Value, EngineError> {
+    match dialect.api {
+        Api::Generate => super::generate::body(request, dialect),
+        Api::Completions => body(request, dialect),
     }
 }
 
@@ -38,6 +77,14 @@ pub(crate) fn version(text: &str) -> (u32, u32) {
 /// A prompt without room for an answer, and what this guest does not do: beam search, `best_of`, log-probabilities
 /// of the prompt.
 pub(crate) fn body(request: &PreprocessedRequest, dialect: &Dialect) -> Result<Value, EngineError> {
+    fields(request, dialect).map(Value::Object)
+}
+
+/// The fields of that body.
+///
+/// # Errors
+/// As [`body`].
+pub(crate) fn fields(request: &PreprocessedRequest, dialect: &Dialect) -> Result<Map<String, Value>, EngineError> {
     let refuse = |text: &str| Err(EngineError::InvalidRequest(text.into()));
     let sampling = &request.sampling_options;
     if sampling.use_beam_search == Some(true) || sampling.best_of.is_some_and(|n| n > 1) {
@@ -69,7 +116,7 @@ pub(crate) fn body(request: &PreprocessedRequest, dialect: &Dialect) -> Result<V
     if let Some(guided) = &sampling.guided_decoding {
         add_guided(&mut body, guided, dialect.version)?;
     }
-    Ok(Value::Object(body))
+    Ok(body)
 }
 
 /// Absent fields stay absent: the server's defaults come from the model's generation config.
@@ -117,7 +164,7 @@ fn add_stops(body: &mut Map<String, Value>, request: &PreprocessedRequest) {
     }
 }
 
-fn add_guided(body: &mut Map<String, Value>, guided: &GuidedDecoding, version: (u32, u32)) -> Result<(), EngineError> {
+fn add_guided(body: &mut Map<String, Value>, guided: &GuidedDecoding, version: Version) -> Result<(), EngineError> {
     let kinds = [
         ("json", guided.json.clone()),
         ("regex", guided.regex.clone().map(Value::from)),
@@ -145,166 +192,19 @@ fn add_guided(body: &mut Map<String, Value>, guided: &GuidedDecoding, version: (
     Ok(())
 }
 
-/// One `data:` of the stream.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub(crate) struct Chunk {
-    #[serde(default)]
-    choices: Vec<Choice>,
-    #[serde(default)]
-    usage: Option<Usage>,
-    /// An error in mid-stream.
-    #[serde(default)]
-    error: Option<Value>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-struct Choice {
-    #[serde(default)]
-    token_ids: Option<Vec<u32>>,
-    #[serde(default)]
-    finish_reason: Option<String>,
-    #[serde(default)]
-    stop_reason: Option<Value>,
-    #[serde(default)]
-    logprobs: Option<Logprobs>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-struct Logprobs {
-    #[serde(default)]
-    token_logprobs: Vec<Option<f64>>,
-    #[serde(default)]
-    top_logprobs: Vec<Option<Map<String, Value>>>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
-struct Usage {
-    prompt_tokens: u32,
-    #[serde(default)]
-    completion_tokens: u32,
-    #[serde(default)]
-    prompt_tokens_details: Option<Details>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
-struct Details {
-    #[serde(default)]
-    cached_tokens: Option<u32>,
-}
-
-/// Reads one sequence's stream: chunks in, outputs out.
-#[derive(Debug, Default)]
-pub(crate) struct Answer {
-    eos_token_ids: Vec<u32>,
-    first_told: bool,
-    /// The end, held back until the usage that follows it.
-    end: Option<EngineOutput>,
-    usage: CompletionUsage,
-}
-
-impl Answer {
-    /// The answer to `request`, nothing read yet.
-    pub(crate) fn to(request: &PreprocessedRequest) -> Self {
-        let prompt_tokens = u32::try_from(request.token_ids.len()).unwrap_or(u32::MAX);
-        let usage = CompletionUsage { prompt_tokens, total_tokens: prompt_tokens, ..CompletionUsage::default() };
-        Self { eos_token_ids: request.eos_token_ids.clone(), usage, ..Self::default() }
-    }
-
-    /// The output of one chunk, if it brings any. The end comes at [`Answer::finish`].
-    pub(crate) fn chunk(&mut self, chunk: Chunk) -> Option<EngineOutput> {
-        if let Some(usage) = chunk.usage {
-            self.take(usage);
-        }
-        if let Some(error) = chunk.error {
-            let text = error.get("message").and_then(Value::as_str).map_or_else(|| error.to_string(), str::to_owned);
-            self.end = Some(EngineOutput { finish_reason: Some(FinishReason::Error(text)), ..of(Vec::new()) });
-        }
-        let choice = chunk.choices.into_iter().next()?;
-        let mut output = of(choice.token_ids.unwrap_or_default());
-        self.usage.completion_tokens += u32::try_from(output.token_ids.len()).unwrap_or(0);
-        self.usage.total_tokens = self.usage.prompt_tokens + self.usage.completion_tokens;
-        if let Some(logprobs) = choice.logprobs {
-            output.log_probs = Some(logprobs.token_logprobs.iter().map(|p| p.unwrap_or(f64::NEG_INFINITY)).collect());
-            output.top_logprobs = Some(logprobs.top_logprobs.into_iter().map(alternatives).collect());
-        }
-        if let Some(reason) = choice.finish_reason {
-            output.finish_reason = Some(self.finish_reason(&reason, choice.stop_reason.as_ref()));
-            output.stop_reason = choice.stop_reason;
-            self.end = Some(output);
-            return None;
-        }
-        if output.token_ids.is_empty() {
-            return None;
-        }
-        if !std::mem::replace(&mut self.first_told, true) {
-            output.completion_usage = Some(self.usage);
-        }
-        Some(output)
-    }
-
-    /// The last output, with the whole usage; `None` when the stream ended without an end.
-    pub(crate) fn finish(&mut self) -> Option<EngineOutput> {
-        let end = self.end.take()?;
-        Some(EngineOutput { completion_usage: Some(self.usage), ..end })
-    }
-
-    fn take(&mut self, usage: Usage) {
-        self.usage.prompt_tokens = usage.prompt_tokens;
-        // Only the last chunk tells the cached tokens, and only of a server with --enable-prompt-tokens-details.
-        if let Some(cached) = usage.prompt_tokens_details.and_then(|details| details.cached_tokens) {
-            self.usage.prompt_tokens_details =
-                Some(PromptTokensDetails { audio_tokens: None, cached_tokens: Some(cached) });
-        }
-        let _ = usage.completion_tokens;
-    }
-
-    fn finish_reason(&self, reason: &str, stop: Option<&Value>) -> FinishReason {
-        match reason {
-            "length" => FinishReason::Length,
-            "abort" => FinishReason::Cancelled,
-            "content_filter" => FinishReason::ContentFilter,
-            "stop" => {
-                let token = stop.and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
-                let stopped_by_rule = match (stop, token) {
-                    (None | Some(Value::Null), _) => false,
-                    (_, Some(id)) => !self.eos_token_ids.contains(&id),
-                    _ => true,
-                };
-                if stopped_by_rule { FinishReason::Stop } else { FinishReason::Eos }
-            }
-            other => FinishReason::Error(format!("vLLM ended the sequence: {other}")),
-        }
-    }
-}
-
-fn of(token_ids: Vec<u32>) -> EngineOutput {
-    EngineOutput::of_tokens(token_ids)
-}
-
-/// `{"token_id:5": -0.1, …}`, best first.
-fn alternatives(named: Option<Map<String, Value>>) -> Vec<TopLogprob> {
-    let mut list: Vec<TopLogprob> = named
-        .into_iter()
-        .flatten()
-        .filter_map(|(name, value)| {
-            let token_id = name.strip_prefix("token_id:")?.parse().ok()?;
-            Some(TopLogprob { rank: 0, token_id, token: None, logprob: value.as_f64()?, bytes: None })
-        })
-        .collect();
-    list.sort_by(|a, b| b.logprob.total_cmp(&a.logprob));
-    for (alternative, rank) in list.iter_mut().zip(1..) {
-        alternative.rank = rank;
-    }
-    list
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use protocol::request::RoutingHints;
 
-    fn dialect(minor: u32) -> Dialect {
-        Dialect { model: "tiny".into(), context_length: 10, version: (0, minor) }
+    pub(crate) fn dialect(minor: u32) -> Dialect {
+        Dialect {
+            api: Api::Completions,
+            model: "tiny".into(),
+            context_length: 10,
+            version: (0, minor, 0),
+            sampling_defaults: Map::new(),
+        }
     }
 
     fn request(change: impl FnOnce(&mut PreprocessedRequest)) -> PreprocessedRequest {
@@ -371,7 +271,9 @@ mod tests {
         let request = request(|r| r.sampling_options.guided_decoding = Some(guided));
         assert_eq!(body(&request, &dialect(32)).unwrap()["structured_outputs"], json!({"regex": "a+"}));
         assert_eq!(body(&request, &dialect(10)).unwrap()["guided_regex"], "a+");
-        assert_eq!((version("0.11.1rc2.dev3+g12ab"), version("dev")), ((0, 11), (u32::MAX, 0)));
+        assert_eq!((version("0.11.1rc2.dev3+g12ab"), version("dev")), ((0, 11, 1), (u32::MAX, 0, 0)));
+        assert_eq!((version("0.10.2"), version("0.1.dev1+g12ab")), ((0, 10, 2), (u32::MAX, 0, 0)));
+        assert_eq!((version("0.32.0+cpu"), version("1.2")), ((0, 32, 0), (1, 2, 0)));
     }
 
     #[test]
@@ -385,58 +287,5 @@ mod tests {
         );
         let long = refused(|r| r.token_ids = vec![1; 10]);
         assert_eq!(long, EngineError::PromptTooLong { prompt_tokens: 10, context_length: 10 });
-    }
-
-    fn outputs(chunks: &[Value]) -> (Vec<EngineOutput>, Option<EngineOutput>) {
-        let mut answer = Answer::to(&request(|_| {}));
-        let parse = |chunk: &Value| serde_json::from_value::<Chunk>(chunk.clone()).unwrap();
-        let outputs = chunks.iter().filter_map(|chunk| answer.chunk(parse(chunk))).collect();
-        (outputs, answer.finish())
-    }
-
-    #[test]
-    fn the_first_output_has_usage_and_the_last_the_cached_tokens() {
-        let (outputs, end) = outputs(&[
-            json!({"choices": [{"index": 0, "text": "", "token_ids": [7], "finish_reason": null, "prompt_token_ids": [1]}]}),
-            json!({"choices": [{"token_ids": [8]}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}),
-            json!({"choices": [{"token_ids": [9], "finish_reason": "stop", "stop_reason": null}]}),
-            json!({"choices": [], "usage": {"prompt_tokens": 3, "total_tokens": 6, "completion_tokens": 3,
-                "prompt_tokens_details": {"cached_tokens": 2}}}),
-        ]);
-        assert_eq!(outputs.iter().map(|o| o.token_ids[0]).collect::<Vec<_>>(), [7, 8]);
-        assert_eq!(outputs[0].completion_usage.unwrap().prompt_tokens, 3);
-        assert_eq!(outputs[1].completion_usage, None);
-        let end = end.unwrap();
-        assert_eq!((end.token_ids, end.finish_reason), (vec![9], Some(FinishReason::Eos)));
-        assert_eq!(end.completion_usage, Some(CompletionUsage::new(3, 3, 2)));
-    }
-
-    #[test]
-    fn every_finish_reason_has_its_meaning() {
-        let end = |reason: &str, stop: Value| {
-            let chunk = json!({"choices": [{"token_ids": [], "finish_reason": reason, "stop_reason": stop}]});
-            outputs(&[chunk]).1.unwrap().finish_reason.unwrap()
-        };
-        assert_eq!(end("stop", Value::Null), FinishReason::Eos);
-        assert_eq!(end("stop", json!(9)), FinishReason::Eos);
-        assert_eq!(end("stop", json!(5)), FinishReason::Stop);
-        assert_eq!(end("stop", json!("x")), FinishReason::Stop);
-        assert_eq!(end("length", Value::Null), FinishReason::Length);
-        assert_eq!(end("abort", Value::Null), FinishReason::Cancelled);
-        assert!(matches!(end("repetition", Value::Null), FinishReason::Error(_)));
-        let error = json!({"error": {"message": "EngineCore died", "code": 500}});
-        assert_eq!(outputs(&[error]).1.unwrap().finish_reason, Some(FinishReason::Error("EngineCore died".into())));
-        assert_eq!(outputs(&[json!({"choices": [{"token_ids": [1]}]})]).1, None, "cut in the middle");
-    }
-
-    #[test]
-    fn alternatives_are_ranked_by_their_probability() {
-        let (outputs, _) = outputs(&[json!({"choices": [{"token_ids": [7], "logprobs": {
-            "token_logprobs": [-0.5], "tokens": ["token_id:7"],
-            "top_logprobs": [{"token_id:3": -2.5, "token_id:7": -0.5}]}}]})]);
-        assert_eq!(outputs[0].log_probs, Some(vec![-0.5]));
-        let top: Vec<(u32, u32)> =
-            outputs[0].top_logprobs.as_ref().unwrap()[0].iter().map(|t| (t.rank, t.token_id)).collect();
-        assert_eq!(top, [(1, 7), (2, 3)]);
     }
 }

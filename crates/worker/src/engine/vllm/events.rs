@@ -1,149 +1,187 @@
-//! vLLM's KV events, followed: a ZMQ SUB socket that finds its way back.
+//! vLLM's KV events, followed: subscribed to, and asked for again where some were missed.
+//!
+//! The PUB socket tells what happens from now on. What happened before, or was lost on the way, the replay socket tells
+//! again (a ROUTER: a first sequence number in, the messages from there on out, then one with the number -1). Without
+//! one, or when it has forgotten, the cache counts as empty from there on and fills again.
 
+use super::client::EventSource;
 use super::kv_events;
-use super::kv_translate::Translator;
+use super::kv_translate::{Place, Translator};
 use super::server::State;
-use bytes::{Bytes, BytesMut};
-use protocol::dynamo::FrameError;
-use protocol::dynamo::zmtp::{Command, Greeting, Incoming, Reader};
+use super::zmq_socket::{Socket, SocketError};
+use bytes::Bytes;
 use protocol::kv::KvChange;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 /// First pause after a lost connection, and the longest: a server that is gone is noticed elsewhere.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// Time for connecting and greeting.
-const GREET_WITHIN: Duration = Duration::from_secs(10);
+/// Time for a replay: vLLM keeps at most 10,000 messages unless told, and looks for requests ten times a second.
+const REPLAY_WITHIN: Duration = Duration::from_secs(10);
+
+/// The number that ends a replay.
+const REPLAY_END: u64 = u64::MAX;
+
+/// The receiver of the changes is gone.
+struct NobodyListens;
 
 /// Passes vLLM's events on as changes of the cache, until the receiver is gone.
-///
-/// What was stored before the first message is not known here; vLLM does not tell it again.
-pub(super) async fn follow(
-    endpoint: String,
-    topic: String,
-    block_size: usize,
-    changes: mpsc::Sender<KvChange>,
-    state: Arc<State>,
-) {
-    let mut translator = Translator::new(block_size);
+pub(super) async fn follow(source: EventSource, block_size: usize, changes: mpsc::Sender<KvChange>, state: Arc<State>) {
+    let translator = Translator::new(block_size);
+    let mut follower = Follower { source, translator, changes, state };
     let mut pause = PAUSES.0;
     loop {
-        match Subscription::open(&endpoint, &topic).await {
-            Ok(mut subscription) => {
-                tracing::info!(endpoint, "following vLLM's KV events");
+        match follower.subscribe().await {
+            Ok(mut socket) => {
                 pause = PAUSES.0;
-                let error = loop {
-                    let frames = match subscription.next().await {
-                        Ok(frames) => frames,
-                        Err(error) => break error,
-                    };
-                    for change in translate(&mut translator, &frames) {
-                        if changes.send(change).await.is_err() {
-                            return;
-                        }
-                    }
-                    state.cached_blocks.store(translator.stored_blocks() as u64, Ordering::Relaxed);
-                };
-                tracing::warn!(endpoint, %error, "the connection to vLLM's KV events is lost");
+                if follower.until_lost(&mut socket).await.is_err() {
+                    return;
+                }
             }
-            Err(error) => tracing::warn!(endpoint, %error, "vLLM's KV events cannot be followed yet"),
+            Err(error) => {
+                tracing::warn!(endpoint = follower.source.endpoint, %error, "vLLM's KV events cannot be followed yet");
+            }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
     }
 }
 
-/// The changes of `[topic, seq, payload]`; a message of another shape is logged and skipped, and the hole that it
-/// leaves in `seq` clears what is known.
-fn translate(translator: &mut Translator, frames: &[Bytes]) -> Vec<KvChange> {
-    let [_, seq, payload] = frames else {
-        tracing::warn!(frames = frames.len(), "a KV event message of vLLM has not three frames");
-        return Vec::new();
-    };
-    let Some(seq) = seq.first_chunk::<8>().filter(|_| seq.len() == 8).map(|&bytes| u64::from_be_bytes(bytes)) else {
-        tracing::warn!("a KV event message of vLLM has no sequence number");
-        return Vec::new();
-    };
-    match kv_events::decode(payload) {
-        Ok(batch) => translator.changes(seq, batch),
-        Err(error) => {
-            tracing::warn!(%error, seq, "a KV event message was skipped");
-            Vec::new()
-        }
-    }
+struct Follower {
+    source: EventSource,
+    translator: Translator,
+    changes: mpsc::Sender<KvChange>,
+    state: Arc<State>,
 }
 
-/// Why a subscription ended.
-#[derive(Debug, thiserror::Error)]
-enum SubscriptionError {
-    #[error("`{0}` is not of the form tcp://HOST:PORT")]
-    Endpoint(String),
-    #[error("no greeting in time")]
-    Silent,
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-}
-
-/// One connection that has greeted and subscribed.
-struct Subscription {
-    stream: TcpStream,
-    buffer: BytesMut,
-    reader: Reader,
-}
-
-impl Subscription {
-    async fn open(endpoint: &str, topic: &str) -> Result<Self, SubscriptionError> {
-        let address = endpoint.strip_prefix("tcp://").filter(|address| address.contains(':'));
-        let address = address.ok_or_else(|| SubscriptionError::Endpoint(endpoint.to_owned()))?;
-        let greeted = tokio::time::timeout(GREET_WITHIN, Self::greet(address, topic)).await;
-        greeted.map_err(|_| SubscriptionError::Silent)?
+impl Follower {
+    async fn subscribe(&self) -> Result<Socket, SocketError> {
+        let mut socket = Socket::connect(&self.source.endpoint, "SUB").await?;
+        socket.subscribe(&self.source.topic).await?;
+        Ok(socket)
     }
 
-    async fn greet(address: &str, topic: &str) -> Result<Self, SubscriptionError> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let mut this = Self { stream, buffer: BytesMut::new(), reader: Reader::default() };
-        let mut hello = BytesMut::from(&Greeting::OURS.encode()[..]);
-        Command::Ready("SUB".into()).encode_into(&mut hello);
-        this.stream.write_all(&hello).await?;
-        let peer = loop {
-            if let Some(peer) = Greeting::decode(&mut this.buffer)? {
-                break peer;
-            }
-            this.read().await?;
-        };
-        this.stream.write_all(&peer.subscription(topic.as_bytes())).await?;
-        Ok(this)
-    }
-
-    async fn read(&mut self) -> Result<(), SubscriptionError> {
-        match self.stream.read_buf(&mut self.buffer).await? {
-            0 => Err(SubscriptionError::Io(io::ErrorKind::UnexpectedEof.into())),
-            _ => Ok(()),
-        }
-    }
-
-    /// The frames of the next message.
-    async fn next(&mut self) -> Result<Vec<Bytes>, SubscriptionError> {
+    /// Follows one connection until it is lost.
+    async fn until_lost(&mut self, socket: &mut Socket) -> Result<(), NobodyListens> {
+        tracing::info!(
+            endpoint = self.source.endpoint,
+            replay = self.source.replay.as_deref().unwrap_or("none"),
+            "following vLLM's KV events"
+        );
+        // Behind a new connection there may be a new server, whose numbers begin anew: all is asked for.
+        let forgotten = self.translator.forget();
+        self.tell(forgotten).await?;
+        self.replay(0).await?;
         loop {
-            match self.reader.next(&mut self.buffer)? {
-                Some(Incoming::Message(frames)) => return Ok(frames),
-                Some(Incoming::Command(Command::Ping(context))) => {
-                    let mut pong = BytesMut::new();
-                    Command::Pong(context).encode_into(&mut pong);
-                    self.stream.write_all(&pong).await?;
+            match socket.next().await {
+                Ok(frames) => {
+                    if let Some(message) = Message::read(&frames) {
+                        self.take(message).await?;
+                    }
                 }
-                Some(Incoming::Command(_)) => {}
-                None => self.read().await?,
+                Err(error) => {
+                    tracing::warn!(endpoint = self.source.endpoint, %error, "the connection to vLLM's KV events is lost");
+                    return Ok(());
+                }
             }
         }
+    }
+
+    /// Takes a message of the subscription, after what is missing before it.
+    async fn take(&mut self, message: Message) -> Result<(), NobodyListens> {
+        if let Place::After(missed) = self.translator.place(message.seq) {
+            tracing::warn!(from = missed, to = message.seq, "KV events of vLLM were lost; they are asked for again");
+            self.replay(missed).await?;
+        }
+        self.apply(message).await
+    }
+
+    /// Applies a message, unless it was applied already.
+    async fn apply(&mut self, message: Message) -> Result<(), NobodyListens> {
+        if self.translator.place(message.seq) == Place::Known {
+            return Ok(());
+        }
+        match kv_events::decode(&message.payload) {
+            Ok(batch) => {
+                let changes = self.translator.changes(message.seq, batch);
+                self.tell(changes).await
+            }
+            // The hole that it leaves makes the next message ask for it again, and then count as lost.
+            Err(error) => {
+                tracing::warn!(%error, seq = message.seq, "a KV event message was skipped");
+                Ok(())
+            }
+        }
+    }
+
+    async fn tell(&mut self, changes: Vec<KvChange>) -> Result<(), NobodyListens> {
+        for change in changes {
+            self.changes.send(change).await.map_err(|_| NobodyListens)?;
+        }
+        self.state.cached_blocks.store(self.translator.stored_blocks() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Applies what the replay socket tells from `first` on, as far as it gets.
+    async fn replay(&mut self, first: u64) -> Result<(), NobodyListens> {
+        let Some(endpoint) = self.source.replay.clone() else { return Ok(()) };
+        let replayed = tokio::time::timeout(REPLAY_WITHIN, self.replay_from(&endpoint, first)).await;
+        match replayed {
+            Ok(Ok(Ok(messages))) => tracing::info!(first, messages, "vLLM told earlier KV events again"),
+            Ok(Ok(Err(error))) => tracing::warn!(endpoint, %error, "vLLM's earlier KV events cannot be asked for"),
+            Ok(Err(gone)) => return Err(gone),
+            Err(_) => tracing::warn!(endpoint, "vLLM did not tell its earlier KV events in time"),
+        }
+        Ok(())
+    }
+
+    async fn replay_from(&mut self, endpoint: &str, first: u64) -> Result<Result<u64, SocketError>, NobodyListens> {
+        let asked = async {
+            let mut socket = Socket::connect(endpoint, "DEALER").await?;
+            socket.send(&[Bytes::new(), Bytes::copy_from_slice(&first.to_be_bytes())]).await?;
+            Ok(socket)
+        };
+        let mut socket = match asked.await {
+            Ok(socket) => socket,
+            Err(error) => return Ok(Err(error)),
+        };
+        let mut messages = 0;
+        loop {
+            let frames = match socket.next().await {
+                Ok(frames) => frames,
+                Err(error) => return Ok(Err(error)),
+            };
+            // The empty frame that ends the envelope comes first.
+            let Some(message) = frames.split_first().and_then(|(_, rest)| Message::read(rest)) else { continue };
+            if message.seq == REPLAY_END {
+                return Ok(Ok(messages));
+            }
+            messages += 1;
+            self.apply(message).await?;
+        }
+    }
+}
+
+/// `[topic, seq, payload]`.
+struct Message {
+    seq: u64,
+    payload: Bytes,
+}
+
+impl Message {
+    /// A message of another shape is logged and skipped; the hole that it leaves is seen at the next one.
+    fn read(frames: &[Bytes]) -> Option<Self> {
+        let [_, seq, payload] = frames else {
+            tracing::warn!(frames = frames.len(), "a KV event message of vLLM has not three frames");
+            return None;
+        };
+        let Some(seq) = seq.first_chunk::<8>().filter(|_| seq.len() == 8) else {
+            tracing::warn!("a KV event message of vLLM has no sequence number");
+            return None;
+        };
+        Some(Self { seq: u64::from_be_bytes(*seq), payload: payload.clone() })
     }
 }

@@ -27,6 +27,17 @@ struct Known {
     seed: u64,
 }
 
+/// Where a message belongs among those that were applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It comes next, or it is the first at all.
+    Next,
+    /// It was applied already.
+    Known,
+    /// Those from this number on are missing before it.
+    After(u64),
+}
+
 impl Translator {
     /// Nothing known yet, of a server with blocks of `block_size` tokens.
     pub(crate) fn new(block_size: usize) -> Self {
@@ -38,8 +49,26 @@ impl Translator {
         self.blocks.len()
     }
 
-    /// The changes of one message. A hole in `seq` (messages lost, or a server that began anew) makes all that was
-    /// known doubtful: it is cleared, and what is stored from here on is told again.
+    /// Where the message with this number belongs.
+    pub(crate) fn place(&self, seq: u64) -> Place {
+        match self.next_seq {
+            Some(next) if seq < next => Place::Known,
+            Some(next) if seq > next => Place::After(next),
+            _ => Place::Next,
+        }
+    }
+
+    /// Forgets all: the next message may have any number.
+    pub(crate) fn forget(&mut self) -> Vec<KvChange> {
+        let mut changes = Vec::new();
+        if self.next_seq.take().is_some() {
+            self.clear(&mut changes);
+        }
+        changes
+    }
+
+    /// The changes of one message. A hole in `seq` (messages lost for good) makes all that was known doubtful: it is
+    /// cleared, and what is stored from here on is told again.
     pub(crate) fn changes(&mut self, seq: u64, batch: Batch) -> Vec<KvChange> {
         let mut changes = Vec::new();
         if self.next_seq.is_some_and(|expected| expected != seq) {
@@ -267,5 +296,16 @@ mod tests {
         assert_eq!(translator.stored_blocks(), 1);
         let on = Batch { events: vec![removed(2)], dp_rank: None };
         assert_eq!(translator.changes(6, on).iter().map(name).collect::<Vec<_>>(), ["-[2]"]);
+    }
+
+    #[test]
+    fn a_message_has_its_place_and_after_forgetting_any_may_come() {
+        let mut translator = Translator::new(2);
+        assert_eq!((translator.place(7), translator.forget().len()), (Place::Next, 0));
+        translator.changes(7, Batch { events: Vec::new(), dp_rank: None });
+        let places = [6, 7, 8, 9].map(|seq| translator.place(seq));
+        assert_eq!(places, [Place::Known, Place::Known, Place::Next, Place::After(8)]);
+        assert_eq!(translator.forget().iter().map(name).collect::<Vec<_>>(), ["cleared"]);
+        assert_eq!(translator.place(0), Place::Next);
     }
 }

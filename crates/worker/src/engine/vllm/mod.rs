@@ -6,26 +6,53 @@
 //!
 //! What a guest of this kind cannot tell: a prompt's cached tokens come with its last output, not its first, and only
 //! when the server has `--enable-prompt-tokens-details`; a request that vLLM itself refuses (a bad regex, say) fails
-//! as a stream. Events lost on the way are not replayed: the cache counts as empty from there on and fills again.
+//! as a stream.
+//!
+//! Start with [`server`] (the engine), then [`completion`] and [`answer`] (one sequence), [`events`] (its cache),
+//! [`watch`] and [`progress`] (whether it goes forward), [`process`] and [`keeper`] (its life as a child).
 
+mod answer;
+mod child_log;
 mod client;
 mod completion;
+mod error;
 mod events;
+mod generate;
+mod keeper;
 mod kv_events;
 mod kv_translate;
 mod process;
+mod progress;
 mod scrape;
+mod served;
 mod server;
+mod sse;
+mod watch;
+mod zmq_socket;
 
 use super::{EngineProfile, KV_CHANGE_QUEUE_LEN, StartedEngine};
 use client::Client;
-use completion::Dialect;
+use completion::{Api, Dialect, Version};
+use futures::StreamExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
+pub use client::EventSource;
+pub use error::VllmError;
+pub use keeper::{KEEP_VERB, keep};
 pub use process::{DEFAULT_READY_WITHIN, SpawnConfig};
+pub use served::{Served, events_at, served};
+
+/// The oldest vLLM that is taken: the first whose answers name their tokens (`return_token_ids`).
+const OLDEST: Version = (0, 10, 2);
+
+/// Prompt tokens of the first sequence, which nobody asked for: enough to see how fast prompts are computed.
+const FIRST_PROMPT_TOKENS: u32 = 256;
+
+/// Time for that sequence. A large model on a CPU computes such a prompt in less.
+const FIRST_TOKEN_WITHIN: Duration = Duration::from_secs(120);
 
 /// Sequences at once that vLLM takes unless told (`--max-num-seqs`); the server does not say it over HTTP.
 const DEFAULT_MAX_NUM_SEQS: u32 = 256;
@@ -44,6 +71,10 @@ pub struct AttachConfig {
     pub max_num_batched_tokens: Option<u32>,
     /// How long to wait until the server is healthy.
     pub ready_within: Duration,
+    /// Names of the model that is wanted, any of which the server must serve; any model when empty.
+    pub wanted: Vec<String>,
+    /// Where it tells of its KV cache, for a server that does not say so itself (before 0.32).
+    pub events: Option<EventSource>,
 }
 
 impl AttachConfig {
@@ -53,54 +84,11 @@ impl AttachConfig {
             url: url.into(),
             max_num_seqs: None,
             max_num_batched_tokens: None,
-            ready_within: Duration::from_secs(30),
+            ready_within: Duration::from_secs(10),
+            wanted: Vec::new(),
+            events: None,
         }
     }
-}
-
-/// Why vLLM is not there.
-#[derive(Debug, thiserror::Error)]
-pub enum VllmError {
-    /// The program cannot be started.
-    #[error("start `{program}`; install vLLM, or give the path of its `vllm` command")]
-    Start {
-        /// What was started.
-        program: String,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
-    /// It ended before it was ready.
-    #[error("`vllm serve` ended before it was ready ({0}); its own output above says why")]
-    Ended(std::process::ExitStatus),
-    /// It is not healthy in time.
-    #[error("vLLM at {url} is not healthy after {seconds} s")]
-    NotReady {
-        /// Where.
-        url: String,
-        /// How long was waited.
-        seconds: u64,
-    },
-    /// It does not answer as vLLM does.
-    #[error("ask vLLM at {url}")]
-    Http {
-        /// What was asked.
-        url: String,
-        /// Why.
-        #[source]
-        source: reqwest::Error,
-    },
-    /// An answer lacks what is needed.
-    #[error("vLLM at {url} does not tell {what}; is it vLLM 0.10 or later?")]
-    Unknown {
-        /// What was asked.
-        url: String,
-        /// What is missing.
-        what: &'static str,
-    },
-    /// A URL that is none.
-    #[error("`{0}` is no URL of a vLLM server; write http://HOST:PORT")]
-    Url(String),
 }
 
 /// Whether this machine can run vLLM on a GPU: an NVIDIA device, and `vllm` in PATH.
@@ -139,32 +127,80 @@ pub async fn spawn(config: SpawnConfig) -> Result<StartedEngine, VllmError> {
     start(client, &attach, device, Some(child)).await
 }
 
-/// Asks a healthy server what it is, and starts what watches it.
+/// Asks a healthy server what it is, lets it make a token, and starts what watches it.
 async fn start(
     client: Client,
     config: &AttachConfig,
     device: &'static str,
-    child: Option<tokio::process::Child>,
+    child: Option<process::Server>,
 ) -> Result<StartedEngine, VllmError> {
-    let model = client.model().await?;
     let version = client.version().await?;
+    let served = client.model().await?;
+    served::check(client.url(), &served, &config.wanted)?;
+    let model = served.names[0].clone();
     let (block_size, total_kv_blocks) = client.cache_sizes().await?;
     let profile = EngineProfile {
         engine: "vllm",
         device,
-        context_length: model.context_length,
+        context_length: served.context_length,
         block_size,
         total_kv_blocks,
         max_num_seqs: config.max_num_seqs.unwrap_or(DEFAULT_MAX_NUM_SEQS),
         max_num_batched_tokens: config.max_num_batched_tokens.unwrap_or(DEFAULT_MAX_NUM_BATCHED_TOKENS),
     };
-    tracing::info!(url = client.url(), model = model.name, ?version, ?profile, "vLLM is taken");
-    let dialect = Dialect { model: model.name, context_length: model.context_length, version };
-    let source = client.kv_event_source().await?;
+    let api = client.api().await?;
+    let sampling_defaults = match api {
+        Api::Generate => client.sampling_defaults(&model).await,
+        Api::Completions => serde_json::Map::new(),
+    };
+    let dialect = Dialect { api, model, context_length: served.context_length, version, sampling_defaults };
+    let pace = first_token(&client, &dialect).await?;
+    tracing::info!(
+        url = client.url(),
+        model = dialect.model,
+        ?version,
+        api = api.path(),
+        prefill_tokens_per_second = pace,
+        ?profile,
+        "vLLM is taken"
+    );
+    let source = client.kv_event_source().await?.or_else(|| config.events.clone());
     let (sender, kv_changes) = mpsc::channel(KV_CHANGE_QUEUE_LEN);
     let engine = Arc::new(server::VllmEngine::new(client, profile, dialect));
-    engine.watch(source, sender, child);
+    engine.watch(source, pace, sender, child);
     Ok(StartedEngine { engine, kv_changes })
+}
+
+/// Lets the server make one token, which `/health` says nothing of; gives how fast it computed the prompt, tokens a
+/// second.
+async fn first_token(client: &Client, dialect: &Dialect) -> Result<f64, VllmError> {
+    let prompt_tokens = FIRST_PROMPT_TOKENS.min(dialect.context_length / 2).max(1);
+    let mut request = protocol::request::PreprocessedRequest {
+        // Ids that every vocabulary has.
+        token_ids: (0..prompt_tokens).map(|at| at % 128).collect(),
+        ..Default::default()
+    };
+    request.stop_conditions.max_tokens = Some(1);
+    // A prompt that is in no cache, however often somebody attaches: it is computed, and that is timed.
+    let cache_salt = Some(uuid::Uuid::new_v4().to_string());
+    request.routing = Some(protocol::request::RoutingHints { cache_salt, ..Default::default() });
+    let no_token = |why: String| VllmError::NoToken { url: client.url().to_owned(), why };
+    let body = completion::request_body(&request, dialect).map_err(|error| no_token(error.to_string()))?;
+    let begun = tokio::time::Instant::now();
+    let ended = async {
+        let mut chunks = client.complete(dialect.api, &body).await.map_err(|error| no_token(error.to_string()))?;
+        let mut answer = answer::Answer::to(&request);
+        while let Some(chunk) = chunks.next().await {
+            answer.chunk(chunk.map_err(|error| no_token(error.to_string()))?);
+        }
+        match answer.finish() {
+            Some(_) => Ok(begun.elapsed()),
+            None => Err(no_token(answer.broken().unwrap_or("its stream ended without an end").to_owned())),
+        }
+    };
+    let late = || no_token(format!("nothing came in {} s", FIRST_TOKEN_WITHIN.as_secs()));
+    let taken = tokio::time::timeout(FIRST_TOKEN_WITHIN, ended).await.map_err(|_| late())??;
+    Ok(f64::from(prompt_tokens) / taken.as_secs_f64().max(1e-6))
 }
 
 #[cfg(test)]

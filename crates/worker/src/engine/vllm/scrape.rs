@@ -1,11 +1,7 @@
-//! vLLM's `/metrics`, read: load, limits, and whether it still goes forward. Pure.
+//! vLLM's `/metrics`, read: load, limits, and what tells whether it goes forward. Pure.
 
+use super::progress::Counters;
 use crate::engine::EngineLoad;
-use std::time::Duration;
-
-/// Work without any token for this long is a hang. A long prompt on a slow machine takes minutes, but each of its
-/// chunks counts as progress.
-pub(crate) const STALL_MAX: Duration = Duration::from_secs(120);
 
 /// Sum over all series of a family; `None` when there is none.
 fn total(text: &str, name: &str) -> Option<f64> {
@@ -56,24 +52,22 @@ pub(crate) fn load(text: &str, total_kv_blocks: u64) -> EngineLoad {
     }
 }
 
-/// Whether a busy server still makes tokens.
-#[derive(Debug, Default)]
-pub(crate) struct Progress {
-    tokens: u64,
-    since: Option<Duration>,
+/// The counters that only a living engine moves.
+pub(crate) fn counters(text: &str) -> Counters {
+    Counters {
+        prompt_tokens: count(text, "vllm:prompt_tokens_total"),
+        generation_tokens: count(text, "vllm:generation_tokens_total"),
+        iterations: count(text, "vllm:iteration_tokens_total_count"),
+        preemptions: count(text, "vllm:num_preemptions_total"),
+        kv_usage: total(text, "vllm:kv_cache_usage_perc").unwrap_or(0.0),
+    }
 }
 
-impl Progress {
-    /// Takes a look at `now` (any clock that only goes up); true when the server has had work for [`STALL_MAX`]
-    /// and computed nothing.
-    pub(crate) fn stalled(&mut self, load: &EngineLoad, now: Duration) -> bool {
-        let tokens = load.prompt_tokens_total + load.generation_tokens_total;
-        if load.running == 0 || tokens != self.tokens {
-            self.tokens = tokens;
-            self.since = Some(now);
-        }
-        now.saturating_sub(*self.since.get_or_insert(now)) >= STALL_MAX
-    }
+/// Prompt tokens that were computed (not found in the cache), and the seconds that they took; sums over the requests
+/// that are over.
+pub(crate) fn prefill_sums(text: &str) -> Option<(f64, f64)> {
+    let tokens = total(text, "vllm:request_prefill_kv_computed_tokens_sum")?;
+    Some((tokens, total(text, "vllm:request_prefill_time_seconds_sum")?))
 }
 
 #[cfg(test)]
@@ -89,6 +83,10 @@ mod tests {
         assert_eq!((load.prompt_tokens_total, load.generation_tokens_total), (4312, 90));
         assert_eq!((load.prefix_query_tokens_total, load.prefix_hit_tokens_total), (4312, 256));
         assert_eq!(cache_sizes(RECORDED), Some((32, 80)));
+        let counters = counters(RECORDED);
+        assert_eq!((counters.prompt_tokens, counters.generation_tokens), (4312, 90));
+        assert!(counters.iterations > 0);
+        assert_eq!(prefill_sums(RECORDED), Some((4056.0, 1.748_520_529_000_416)));
     }
 
     #[test]
@@ -98,18 +96,5 @@ mod tests {
         let load = load(text, 80);
         assert_eq!((load.waiting, load.kv_used_blocks), (3, 20));
         assert_eq!(cache_sizes(text), None);
-    }
-
-    #[test]
-    fn a_busy_server_that_computes_nothing_is_stalled_and_an_idle_one_is_not() {
-        let at = |seconds| Duration::from_secs(seconds);
-        let load = |running, tokens| EngineLoad { running, generation_tokens_total: tokens, ..EngineLoad::default() };
-        let mut progress = Progress::default();
-        assert!(!progress.stalled(&load(0, 5), at(0)));
-        assert!(!progress.stalled(&load(0, 5), at(1000)), "idle");
-        assert!(!progress.stalled(&load(1, 5), at(1001)), "just began");
-        assert!(!progress.stalled(&load(1, 6), at(1100)), "a token");
-        assert!(!progress.stalled(&load(1, 6), at(1219)));
-        assert!(progress.stalled(&load(1, 6), at(1220)));
     }
 }

