@@ -9,8 +9,8 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use std::time::Duration;
 
-/// Most that is read and thrown away of a body that is too large, so that a client that writes all before it reads
-/// gets the answer instead of a broken pipe.
+/// Most that is read and thrown away of a body that was refused unread, so that a client that writes all before it
+/// reads gets the answer instead of a broken pipe.
 const DISCARD_BYTES_MAX: usize = 128 << 20;
 /// Longest time for that.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,15 +19,20 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) enum Refused {
     /// Answer and close.
     Now(ApiError),
-    /// Answer, and read on for a while.
-    TooLarge(ApiError, Body),
+    /// Answer, read on for a while, and close.
+    Unread(ApiError, Body),
 }
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         match self {
-            Self::Now(error) => error.into_response(),
-            Self::TooLarge(error, body) => {
+            Self::Now(error) => {
+                let mut response = error.into_response();
+                // The rest of the body will not be read: a client that took the connection for idle would lose a request.
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                response
+            }
+            Self::Unread(error, body) => {
                 let length = error.body().len();
                 let mut response = error.into_response();
                 response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
@@ -45,19 +50,18 @@ impl IntoResponse for Refused {
 pub(crate) async fn json_body(config: &FrontendConfig, headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
     if !is_json(headers) {
         let message = "Expected request with Content-Type application/json";
-        return Err(Refused::Now(
-            ApiError::new(415, "invalid_request_error", message).with_code("unsupported_media_type"),
-        ));
+        let error = ApiError::new(415, "invalid_request_error", message).with_code("unsupported_media_type");
+        return Err(Refused::Unread(error, body));
     }
     let limit = config.http.body_limit_mb.saturating_mul(1 << 20);
     if content_length(headers).is_some_and(|length| length > limit as u64) {
-        return Err(Refused::TooLarge(too_large(config), body));
+        return Err(Refused::Unread(too_large(config), body));
     }
     let mut stream = body.into_data_stream();
     let read = read_up_to(&mut stream, limit, content_length(headers));
     match tokio::time::timeout(config.http.body_read_timeout, read).await {
         Ok(Ok(Some(bytes))) => Ok(bytes),
-        Ok(Ok(None)) => Err(Refused::TooLarge(too_large(config), Body::from_stream(stream))),
+        Ok(Ok(None)) => Err(Refused::Unread(too_large(config), Body::from_stream(stream))),
         Ok(Err(error)) => {
             let message = format!("The request's body could not be read: {error}");
             Err(Refused::Now(ApiError::new(400, "invalid_request_error", message)))
