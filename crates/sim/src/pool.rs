@@ -87,11 +87,27 @@ impl Pool {
     /// # Errors
     /// [`PoolFull`]; nothing has changed then.
     pub fn start(&mut self, id: SequenceId, tokens: Vec<u32>, seed: u64) -> Result<usize, PoolFull> {
+        self.start_leaving(id, tokens, seed, 0)
+    }
+
+    /// As [`Pool::start`], if `reserve` blocks that a sequence could take are left after it.
+    ///
+    /// # Errors
+    /// [`PoolFull`]; nothing has changed then.
+    pub fn start_leaving(
+        &mut self,
+        id: SequenceId,
+        tokens: Vec<u32>,
+        seed: u64,
+        reserve: usize,
+    ) -> Result<usize, PoolFull> {
         assert!(!self.sequences.contains_key(&id), "a sequence starts once");
         let hashes = self.cached_prefix(&tokens, seed);
         let private = tokens.len().div_ceil(self.block_size) - hashes.len();
         self.take(&hashes);
-        if let Err(full) = self.make_room(private) {
+        let (needed, available) = (private + reserve, self.available_blocks());
+        let room = if needed > available { Err(PoolFull { needed, available }) } else { self.make_room(private) };
+        if let Err(full) = room {
             self.give_back(&hashes);
             return Err(full);
         }
@@ -99,6 +115,11 @@ impl Pool {
         let computed = hashes.len() * self.block_size;
         self.sequences.insert(id, Sequence { seed, tokens, computed, hashes, private });
         Ok(computed)
+    }
+
+    /// Tokens that [`Pool::start`] would find cached.
+    pub fn cached_tokens(&self, tokens: &[u32], seed: u64) -> usize {
+        self.cached_prefix(tokens, seed).len() * self.block_size
     }
 
     /// Cached blocks at the beginning of `tokens` that a new sequence could use.
@@ -234,6 +255,11 @@ impl Pool {
     /// Every cached block, in no order.
     pub fn cached_blocks(&self) -> impl Iterator<Item = BlockHash> + '_ {
         self.cached.keys().copied()
+    }
+
+    /// Whether a sequence is started and not ended.
+    pub fn contains(&self, id: SequenceId) -> bool {
+        self.sequences.contains_key(&id)
     }
 
     /// A sequence's tokens that are not computed.

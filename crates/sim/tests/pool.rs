@@ -2,7 +2,7 @@
 
 use protocol::kv::{BlockHash, KvChange, block_hashes, tokens_hashes};
 use protocol::space::Space;
-use sim::batch::{Batch, BatchLimits, NewSequence};
+use sim::batch::{Batch, BatchLimits, NewSequence, Victim};
 use sim::pool::{Pool, PoolFull, SequenceId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -119,42 +119,75 @@ fn after_1000_requests_with_eviction_and_preemption_the_changes_tell_exactly_wha
     }
 }
 
-#[test]
-fn a_batch_runs_1000_requests_to_their_end_and_its_changes_tell_its_pool() {
+/// Runs 1,000 random requests to their end and holds the changes against the pool after every step. Gives the
+/// preemptions.
+fn run_1000_requests(limits: BatchLimits) -> usize {
     let mut dice = Dice(1);
-    let limits = BatchLimits { max_num_seqs: 6, max_num_batched_tokens: 17 };
     let mut batch = Batch::new(limits, Pool::new(BLOCK, 30));
     let (mut rebuilt, mut left, mut texts) = (Rebuilt::default(), BTreeMap::new(), BTreeMap::new());
+    let mut unstarted = BTreeMap::new();
     let (mut added, mut preempted, mut started) = (0u64, 0, 0);
     while added < 1_000 || !batch.is_idle() {
         while added < 1_000 && dice.below(3) == 0 {
             let (id, prompt) = (SequenceId(added), prompt(&mut dice));
             left.insert(id, 1 + dice.below(30) as usize);
             texts.insert(id, prompt.clone());
+            unstarted.insert(id, prompt.clone());
             batch.add(NewSequence { id, prompt, seed: seed() });
             added += 1;
         }
+        let first_new = unstarted.first_key_value().map(|(&id, prompt)| (id, rebuilt.predicts(prompt)));
         // The next token is the number of tokens before it: a lost or doubled one would show.
         let step = batch.step(&mut |id| texts[&id].len() as u32);
-        rebuilt.apply(batch.pool_mut().take_changes());
+        let changes = batch.pool_mut().take_changes();
+        if let [started] = step.started[..]
+            && changes.is_empty()
+        {
+            assert_eq!(Some(started), first_new);
+        }
+        step.started.iter().for_each(|(id, _)| assert!(unstarted.remove(id).is_some(), "it starts once"));
+        rebuilt.apply(changes);
         assert_eq!(rebuilt.0, batch.pool().cached_blocks().collect());
-        assert!(step.shape.prefill_tokens + step.shape.decode_sequences <= limits.max_num_batched_tokens);
+        if limits.chunked_prefill {
+            assert!(step.shape.computed_tokens() <= limits.max_num_batched_tokens);
+        }
         assert!(batch.running() <= limits.max_num_seqs);
         (preempted, started) = (preempted + step.preempted.len(), started + step.started.len());
         for (id, token) in step.emitted {
-            let text = texts.get_mut(&id).unwrap();
+            let text = texts.get_mut(&id).expect("a sequence that emits has a text");
             assert_eq!(token as usize, text.len());
             text.push(token);
             assert_eq!(batch.tokens(id), Some(text.as_slice()), "preempted or not, it has every token once");
-            *left.get_mut(&id).unwrap() -= 1;
+            *left.get_mut(&id).expect("and tokens left") -= 1;
             if left[&id] == 0 {
                 assert!(batch.end(id), "an emitting sequence is there to be ended");
+                texts.remove(&id);
             }
         }
     }
     assert_eq!((started, batch.pool().active_blocks()), (1_000, 0));
     assert!(left.values().all(|&left| left == 0));
-    assert!(preempted > 10, "{preempted} preempted");
+    preempted
+}
+
+#[test]
+fn a_batch_runs_1000_requests_to_their_end_and_its_changes_tell_its_pool_whatever_its_limits() {
+    let plain = BatchLimits::new(6, 17);
+    //                 limits                                             preempts at least
+    for (limits, least) in [
+        (plain, 10),
+        (BatchLimits { victim: Victim::Oldest, ..plain }, 10),
+        (BatchLimits { chunked_prefill: false, ..plain }, 10),
+        (BatchLimits { watermark_blocks: 4, ..plain }, 1),
+        (BatchLimits { max_num_seqs: 1, ..plain }, 0),
+    ] {
+        let preempted = run_1000_requests(limits);
+        assert!(preempted >= least, "{limits:?}: {preempted} preempted");
+        assert!(least > 0 || preempted == 0, "{limits:?}: nobody is in the way of a single sequence");
+    }
+    let reserved = run_1000_requests(BatchLimits { watermark_blocks: 6, ..plain });
+    let unreserved = run_1000_requests(plain);
+    assert!(reserved < unreserved, "blocks in reserve spare preemptions: {reserved}, {unreserved} without");
 }
 
 #[test]

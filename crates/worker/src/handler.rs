@@ -41,15 +41,11 @@ pub(crate) struct GenerateHandler {
 impl GenerateHandler {
     /// The handler as the request server takes it.
     pub(crate) fn shared(self) -> Arc<dyn Handler> {
-        let handler = Arc::new(self);
-        Arc::new(move |request: Incoming, out: Responder| -> BoxFuture<'static, ()> {
-            let handler = handler.clone();
-            Box::pin(async move { handler.answer(request, out).await })
-        })
+        shared(self, Self::answer)
     }
 
-    async fn answer(&self, incoming: Incoming, out: Responder) {
-        let counted = self.metrics.begin(&self.endpoint, &incoming.headers, incoming.body.len());
+    async fn answer(self: Arc<Self>, incoming: Incoming, mut out: Responder) {
+        let counted = begin(&self.metrics, &self.endpoint, &incoming, &mut out);
         let Some((request, mut out)) = decode_or_refuse::<PreprocessedRequest>(&incoming, out).await else {
             counted.failed(HandlerError::Deserialization);
             return;
@@ -145,6 +141,28 @@ impl GenerateHandler {
             }
         }
     }
+}
+
+/// One of our handlers as the request server takes it: each request holds it until it is answered.
+fn shared<H, F>(handler: H, answer: fn(Arc<H>, Incoming, Responder) -> F) -> Arc<dyn Handler>
+where
+    H: Send + Sync + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let handler = Arc::new(handler);
+    Arc::new(move |request: Incoming, out: Responder| -> BoxFuture<'static, ()> {
+        Box::pin(answer(handler.clone(), request, out))
+    })
+}
+
+/// Counts a request in, with the time it waited and every byte of its answer.
+fn begin(metrics: &Arc<WorkerMetrics>, endpoint: &str, incoming: &Incoming, out: &mut Responder) -> InHandler {
+    let counted = metrics.begin(endpoint, &incoming.headers, incoming.body.len());
+    if let Some(waited) = out.waited() {
+        counted.waited(waited);
+    }
+    out.count_sent(counted.sent());
+    counted
 }
 
 fn note_closed(counted: &InHandler, request_id: &str, closed: &StreamClosed) {
@@ -245,15 +263,11 @@ pub(crate) struct QueryHandler {
 impl QueryHandler {
     /// The handler as the request server takes it.
     pub(crate) fn shared(self) -> Arc<dyn Handler> {
-        let handler = Arc::new(self);
-        Arc::new(move |request: Incoming, out: Responder| -> BoxFuture<'static, ()> {
-            let handler = handler.clone();
-            Box::pin(async move { handler.answer(request, out).await })
-        })
+        shared(self, Self::answer)
     }
 
-    async fn answer(&self, incoming: Incoming, out: Responder) {
-        let counted = self.metrics.begin(&self.endpoint, &incoming.headers, incoming.body.len());
+    async fn answer(self: Arc<Self>, incoming: Incoming, mut out: Responder) {
+        let counted = begin(&self.metrics, &self.endpoint, &incoming, &mut out);
         let Some((query, mut out)) = decode_or_refuse::<RecoveryQuery>(&incoming, out).await else {
             counted.failed(HandlerError::Deserialization);
             return;

@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use protocol::dynamo::Headers;
 use protocol::ids::{EndpointId, InstanceId};
+use runtime::request_plane::{RequestServerConfig, ServerLoad};
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -41,9 +42,12 @@ pub struct WorkerMetrics {
     errors: Family<OfError, Counter>,
     cancellations: Family<OfEndpoint, Counter>,
     request_bytes: Family<OfEndpoint, Counter>,
+    response_bytes: Family<OfEndpoint, Counter>,
     network_transit: Histogram,
     first_response: Histogram,
+    permit_wait: Histogram,
     pool_active: Gauge,
+    queue_depth: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -84,7 +88,7 @@ impl WorkerMetrics {
     pub fn new(
         scope: &MetricsScope,
         engine: Arc<dyn Engine>,
-        requests_running_max: usize,
+        requests: &RequestServerConfig,
         started_at: Instant,
         loaded_in: Duration,
     ) -> Self {
@@ -96,11 +100,14 @@ impl WorkerMetrics {
             errors: Family::default(),
             cancellations: Family::default(),
             request_bytes: Family::default(),
+            response_bytes: Family::default(),
             network_transit: Histogram::new(transport::WORK_HANDLER_NETWORK_TRANSIT_SECONDS.buckets().iter().copied()),
             first_response: Histogram::new(
                 transport::WORK_HANDLER_TIME_TO_FIRST_RESPONSE_SECONDS.buckets().iter().copied(),
             ),
+            permit_wait: Histogram::new(transport::WORK_HANDLER_PERMIT_WAIT_SECONDS.buckets().iter().copied()),
             pool_active: Gauge::default(),
+            queue_depth: Gauge::default(),
         };
         metrics.register_handler(scope);
         let profile = engine.profile();
@@ -109,7 +116,8 @@ impl WorkerMetrics {
             engine_kind: profile.engine,
             total_kv_blocks: profile.total_kv_blocks,
             engine,
-            requests_running_max,
+            requests_running_max: requests.requests_running_max,
+            requests_queued_max: requests.requests_queued_max,
             started_at,
             loaded_in,
         }));
@@ -129,13 +137,16 @@ impl WorkerMetrics {
         register(handler, &component::ERRORS_TOTAL, self.errors.clone());
         register(handler, &component::CANCELLATION_TOTAL, self.cancellations.clone());
         register(handler, &component::REQUEST_BYTES_TOTAL, self.request_bytes.clone());
+        register(handler, &component::RESPONSE_BYTES_TOTAL, self.response_bytes.clone());
         register(&mut self.registry, &transport::WORK_HANDLER_NETWORK_TRANSIT_SECONDS, self.network_transit.clone());
         register(
             &mut self.registry,
             &transport::WORK_HANDLER_TIME_TO_FIRST_RESPONSE_SECONDS,
             self.first_response.clone(),
         );
+        register(&mut self.registry, &transport::WORK_HANDLER_PERMIT_WAIT_SECONDS, self.permit_wait.clone());
         register(&mut self.registry, &transport::WORK_HANDLER_POOL_ACTIVE_TASKS, self.pool_active.clone());
+        register(&mut self.registry, &transport::WORK_HANDLER_QUEUE_DEPTH, self.queue_depth.clone());
     }
 
     /// Makes the series of an endpoint visible before its first request.
@@ -143,6 +154,7 @@ impl WorkerMetrics {
         let of = OfEndpoint { dynamo_endpoint: endpoint.into() };
         let _ = (self.requests.get_or_create(&of), self.inflight.get_or_create(&of));
         let _ = (self.cancellations.get_or_create(&of), self.request_bytes.get_or_create(&of));
+        let _ = self.response_bytes.get_or_create(&of);
     }
 
     /// Counts a request in; it is counted out when the result is dropped.
@@ -157,9 +169,10 @@ impl WorkerMetrics {
         InHandler { metrics: self.clone(), of, since: Instant::now() }
     }
 
-    /// The text of `/metrics`, with the requests that run now.
-    pub fn text(&self, requests_running: usize) -> String {
-        self.pool_active.set(i64::try_from(requests_running).unwrap_or(i64::MAX));
+    /// The text of `/metrics`, with the requests of this moment.
+    pub fn text(&self, requests: ServerLoad) -> String {
+        self.pool_active.set(i64::try_from(requests.running).unwrap_or(i64::MAX));
+        self.queue_depth.set(i64::try_from(requests.queued).unwrap_or(i64::MAX));
         let mut text = String::new();
         // Writing to a String cannot fail; a family that refuses to encode would be a bug that the tests see.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
@@ -178,6 +191,19 @@ impl InHandler {
     /// The request was accepted: its prologue leaves now.
     pub fn responded(&self) {
         self.metrics.first_response.observe(self.since.elapsed().as_secs_f64());
+    }
+
+    /// The request had to wait for its turn.
+    pub fn waited(&self, time: Duration) {
+        self.metrics.permit_wait.observe(time.as_secs_f64());
+    }
+
+    /// Takes the bytes of the answer, write by write.
+    pub fn sent(&self) -> impl Fn(usize) + Send + Sync + 'static {
+        let total = self.metrics.response_bytes.get_or_create(&self.of).clone();
+        move |bytes| {
+            total.inc_by(bytes as u64);
+        }
     }
 
     /// The request failed here.
@@ -220,6 +246,7 @@ struct AtScrape {
     engine_kind: &'static str,
     total_kv_blocks: u64,
     requests_running_max: usize,
+    requests_queued_max: usize,
     started_at: Instant,
     loaded_in: Duration,
 }
@@ -276,6 +303,7 @@ impl Collector for AtScrape {
         let hit_rate = share(load.prefix_hit_tokens_total, load.prefix_query_tokens_total);
         self.gauge(encoder, &component::KV_CACHE_HIT_RATE, hit_rate)?;
         self.gauge(encoder, &transport::WORK_HANDLER_POOL_CAPACITY, self.requests_running_max as f64)?;
+        self.gauge(encoder, &transport::WORK_HANDLER_QUEUE_CAPACITY, self.requests_queued_max as f64)?;
         for (spec, value) in load_gauges(&load) {
             self.gauge(encoder, spec, value as f64)?;
         }
@@ -320,6 +348,8 @@ mod tests {
     use protocol::request::PreprocessedRequest;
     use tokio::sync::mpsc;
 
+    const BUSY: ServerLoad = ServerLoad { running: 3, queued: 2 };
+
     struct Busy;
 
     impl Engine for Busy {
@@ -360,7 +390,8 @@ mod tests {
             worker_id: InstanceId(0xbeef),
             model: "tiny".into(),
         };
-        let metrics = WorkerMetrics::new(&scope, Arc::new(Busy), 100, Instant::now(), Duration::from_secs(2));
+        let requests = RequestServerConfig::default();
+        let metrics = WorkerMetrics::new(&scope, Arc::new(Busy), &requests, Instant::now(), Duration::from_secs(2));
         Arc::new(metrics)
     }
 
@@ -378,11 +409,14 @@ mod tests {
         let generate = &[r#"dynamo_endpoint="generate""#, r#"worker_id="beef""#, r#"dynamo_namespace="dynamo""#];
         let request = metrics.begin("generate", &Headers::default(), 300);
         request.responded();
+        request.waited(Duration::from_millis(20));
+        request.sent()(700);
+        request.sent()(11);
         request.failed(HandlerError::Generate);
         request.cancelled();
-        let during = metrics.text(1);
+        let during = metrics.text(BUSY);
         drop(request);
-        let after = metrics.text(1);
+        let after = metrics.text(BUSY);
         assert_eq!(value(&during, "dynamo_component_inflight_requests", generate), Some(1.0));
         assert_eq!(value(&after, "dynamo_component_inflight_requests", generate), Some(0.0));
         assert_eq!(value(&after, "dynamo_component_requests_total", generate), Some(1.0));
@@ -390,12 +424,21 @@ mod tests {
         assert_eq!(value(&after, "dynamo_component_cancellation_total", generate), Some(1.0));
         assert_eq!(value(&after, "dynamo_component_request_duration_seconds_count", generate), Some(1.0));
         assert_eq!(value(&after, "dynamo_component_errors_total", &[r#"error_type="generate""#]), Some(1.0));
-        assert!(after.contains("dynamo_work_handler_time_to_first_response_seconds_count 1"));
+        assert_eq!(value(&after, "dynamo_component_response_bytes_total", generate), Some(711.0));
+        for line in [
+            "time_to_first_response_seconds_count 1",
+            "permit_wait_seconds_count 1",
+            "permit_wait_seconds_bucket{le=\"0.01\"} 0",
+            "pool_active_tasks 3",
+            "queue_depth 2",
+        ] {
+            assert!(after.contains(&format!("dynamo_work_handler_{line}\n")), "{line}\n{after}");
+        }
     }
 
     #[test]
     fn the_engines_load_is_what_it_says_at_the_scrape() {
-        let text = metrics().text(1);
+        let text = metrics().text(BUSY);
         let ours = &[r#"worker_id="beef""#, r#"model="tiny""#, r#"dp_rank="0""#];
         for (name, expected) in [
             ("busbar_engine_running_sequences", 2.0),
@@ -414,7 +457,7 @@ mod tests {
     fn every_series_has_the_labels_that_its_family_promises() {
         let metrics = metrics();
         metrics.begin("generate", &Headers::default(), 1).failed(HandlerError::Deserialization);
-        let text = metrics.text(1);
+        let text = metrics.text(BUSY);
         let mut seen = 0;
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();

@@ -178,8 +178,8 @@ impl Worker {
             worker_id: announcement.instance_id,
             model: model.name.clone(),
         };
-        let running_max = config.request_server.requests_running_max;
-        let metrics = Arc::new(WorkerMetrics::new(&scope, engine.clone(), running_max, config.started_at, loaded_in));
+        let requests = &config.request_server;
+        let metrics = Arc::new(WorkerMetrics::new(&scope, engine.clone(), requests, config.started_at, loaded_in));
         let server = Arc::new(server);
         let health = Health::new();
         let system = start_system(&config, &health, &metrics, &server, &mut announcement).await?;
@@ -390,7 +390,7 @@ async fn start_system(
     let host = reachable(&system.host);
     let files = MetadataFiles::new();
     let (metrics, server) = (metrics.clone(), server.clone());
-    let text = Arc::new(move || metrics.text(server.running()));
+    let text = Arc::new(move || metrics.text(server.load()));
     let started = SystemServer::start(system, health.clone(), text, files.clone()).await;
     let started = started.map_err(bind("system status server"))?;
     let base = format!("http://{}", SocketAddrText { host: &host, port: started.address().port() });

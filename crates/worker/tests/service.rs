@@ -380,6 +380,48 @@ async fn the_system_server_tells_health_metrics_and_the_models_files() {
 }
 
 #[tokio::test]
+async fn what_waits_and_every_byte_of_the_answers_is_in_the_metrics() {
+    let mut config =
+        WorkerConfig { system: Some(SystemServerConfig { host: "127.0.0.1".into(), port: 0 }), ..on_loopback() };
+    config.request_server.requests_running_max = 1;
+    let stage = Stage::with(0, config).await;
+    let url = format!("http://{}/metrics", stage.worker.system_address().unwrap());
+    let value = async |name: &str| -> f64 {
+        let text = capped(reqwest::get(&url)).await.unwrap().text().await.unwrap();
+        let of_generate =
+            |line: &&str| !line.contains("dynamo_endpoint=") || line.contains(r#"dynamo_endpoint="generate""#);
+        let named = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let line = text.lines().filter(named).find(of_generate).unwrap_or_else(|| panic!("{name} in\n{text}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let reaches = async |name: &str, expected: f64| while value(name).await != expected {};
+
+    let mut first = send(&stage, 50, 40).await.unwrap();
+    capped(reaches("dynamo_work_handler_pool_active_tasks", 1.0)).await;
+    assert_eq!(value("dynamo_work_handler_queue_depth").await, 0.0);
+    assert_eq!(value("dynamo_work_handler_pool_capacity").await, 1.0);
+    let prologue = value("dynamo_component_response_bytes_total").await;
+    assert!(prologue > 24.0, "{prologue} bytes");
+    let second = async {
+        let mut second = send(&stage, 50, 40).await.unwrap();
+        all(&mut second).await.unwrap().len()
+    };
+    let release = async {
+        capped(reaches("dynamo_work_handler_queue_depth", 1.0)).await;
+        assert_eq!(value("dynamo_work_handler_permit_wait_seconds_count").await, 0.0);
+        stage.engine.steps.add_permits(1_000);
+        all(&mut first).await.unwrap();
+        drop(first);
+    };
+    tokio::join!(second, release);
+    capped(reaches("dynamo_work_handler_queue_depth", 0.0)).await;
+    assert_eq!(value("dynamo_work_handler_permit_wait_seconds_count").await, 1.0);
+    let bytes = value("dynamo_component_response_bytes_total").await;
+    // 80 tokens, each a number of three digits at least once on the wire, in two streams with frames and ends.
+    assert!(bytes > 2.0 * prologue + 80.0 * 2.0, "{bytes} bytes");
+}
+
+#[tokio::test]
 async fn a_model_folder_that_is_none_stops_the_engine_and_announces_nothing() {
     let (engine, started) = Scripted::start(0);
     let empty = tempfile::tempdir().unwrap();

@@ -112,6 +112,14 @@ async fn start(flags: &WorkerFlags, arguments: &[String]) -> Result<(StartedEngi
     ] {
         config.arguments.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value.to_string()]));
     }
+    for (flag, is_set) in [
+        ("--enable-prefix-caching", limits.enable_prefix_caching),
+        ("--no-enable-prefix-caching", limits.no_enable_prefix_caching),
+        ("--enable-chunked-prefill", limits.enable_chunked_prefill),
+        ("--no-enable-chunked-prefill", limits.no_enable_chunked_prefill),
+    ] {
+        config.arguments.extend(is_set.then(|| flag.to_owned()));
+    }
     let started = vllm::spawn(config).await.map_err(|error| not_there("start vLLM", &error))?;
     Ok((started, model))
 }

@@ -3,8 +3,8 @@
 use super::model::{bring, engine_kind, engine_word};
 use super::{runtime, vllm_worker};
 use crate::cli::{self, Command};
-use crate::flags::manifest;
 use crate::flags::worker::{EngineChoice, WorkerFlags};
+use crate::flags::{manifest, mocker};
 use crate::progress::Progress;
 use crate::report::Failure;
 use crate::{folders, logging, shutdown};
@@ -12,7 +12,6 @@ use ::runtime::discovery::Discovery;
 use ::runtime::request_plane::RequestServerConfig;
 use ::runtime::system_server::SystemServerConfig;
 use ::worker::card::ServedModel;
-use ::worker::engine::mock::Timing;
 use ::worker::engine::{StartedEngine, mock};
 use ::worker::model::{EngineKind, LocalModel, plain_tokens};
 use ::worker::{Worker, WorkerConfig, WorkerError};
@@ -21,8 +20,8 @@ use protocol::ids::EndpointId;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// One token of a real engine that the mock imitates at speed 1, as Dynamo's mocker takes it (measured on 1.6.1).
-const MOCK_TOKEN_MS: f64 = 5.7;
+/// Tokens of a block of the engine that `dynamo.mocker` imitates without flags.
+const MOCKER_BLOCK_SIZE: u32 = 64;
 
 /// What a worker's command line says: ours, and what belongs to vLLM.
 pub(crate) struct WorkerArgs {
@@ -37,6 +36,7 @@ pub(crate) fn read_manifest(module: Module, args: &[String]) -> Result<WorkerArg
     let mut read = read(args, true)?;
     if module == Module::Mocker && read.flags.engine.is_none() {
         read.flags.engine = Some(EngineChoice::Mock);
+        read.flags.limits.block_size.get_or_insert(MOCKER_BLOCK_SIZE);
     }
     Ok(read)
 }
@@ -69,6 +69,15 @@ pub(crate) fn from_command_line(args: &[String]) -> Result<(), Failure> {
 pub(crate) fn run(flags: &WorkerFlags, passthrough: &[String], manifest: Option<Module>) -> Result<(), Failure> {
     logging::start();
     let kind = engine_kind(flags.engine.unwrap_or(EngineChoice::Auto));
+    let own;
+    let passthrough = if kind == EngineKind::Mock && manifest != Some(Module::Vllm) {
+        own = mocker::check(passthrough).map_err(|(flag, why)| {
+            Failure::new(format!("the mock engine cannot honour `{flag}`")).remedy(why).permanent()
+        })?;
+        own.as_slice()
+    } else {
+        passthrough
+    };
     if kind != EngineKind::Vllm && !passthrough.is_empty() {
         let words = passthrough.join(" ");
         if manifest.is_none() {
@@ -99,6 +108,7 @@ pub(crate) fn run(flags: &WorkerFlags, passthrough: &[String], manifest: Option<
         let mut workers = Vec::new();
         let count = if kind == EngineKind::Mock { flags.mock.num_workers } else { 1 };
         for index in 0..count {
+            tokio::time::sleep(if index == 0 { Duration::ZERO } else { stagger(flags, count) }).await;
             let started = start_engine(kind, flags, &model).await?;
             let config = worker_config(flags, index)?;
             let served = served_model(flags, &model);
@@ -161,13 +171,35 @@ pub(super) fn worker_config(flags: &WorkerFlags, index: u32) -> Result<WorkerCon
 
 async fn start_engine(kind: EngineKind, flags: &WorkerFlags, model: &LocalModel) -> Result<StartedEngine, Failure> {
     match kind {
-        EngineKind::Mock => start_mock(flags, model),
+        EngineKind::Mock => start_mock(flags, model).await,
         EngineKind::Embedded => start_embedded(flags, model).await,
         EngineKind::Vllm => unreachable!("`vllm_worker` serves it"),
     }
 }
 
-fn start_mock(flags: &WorkerFlags, model: &LocalModel) -> Result<StartedEngine, Failure> {
+/// Time between the starts of two workers.
+fn stagger(flags: &WorkerFlags, workers: u32) -> Duration {
+    let seconds = match (flags.mock.stagger_delay, workers) {
+        (delay, _) if delay >= 0.0 => delay,
+        (_, 0..=32) => 0.0,
+        (_, 33..=128) => 0.1,
+        _ => 0.2,
+    };
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+async fn start_mock(flags: &WorkerFlags, model: &LocalModel) -> Result<StartedEngine, Failure> {
+    let config = mock_config(flags, model)?;
+    let seconds = flags.mock.startup_time;
+    let startup = Duration::try_from_secs_f64(seconds).map_err(|error| {
+        let failure = Failure::new(format!("--startup-time {seconds}")).cause(error.to_string());
+        failure.remedy("give seconds, 0 or more").permanent()
+    })?;
+    tokio::time::sleep(startup).await;
+    mock::start(&config).map_err(|error| Failure::new("start the mock engine").chain(&error).permanent())
+}
+
+fn mock_config(flags: &WorkerFlags, model: &LocalModel) -> Result<mock::MockConfig, Failure> {
     let tokens = match flags.model {
         // Letters and spaces of the byte model.
         None => vec![97..=122, 32..=32],
@@ -175,25 +207,31 @@ fn start_mock(flags: &WorkerFlags, model: &LocalModel) -> Result<StartedEngine, 
             plain_tokens(&model.hf_folder).map_err(|e| Failure::new(e.to_string()).remedy(e.remedy()).permanent())?
         }
     };
-    let limits = &flags.limits;
-    let ratio = flags.mock.speedup_ratio;
+    let (limits, mock) = (&flags.limits, &flags.mock);
     let defaults = mock::MockConfig::default();
-    let config = mock::MockConfig {
+    let cost = match &mock.planner_profile_data {
+        None => mock::Cost::MockerCurve,
+        Some(path) => mock::Cost::Profile(Arc::new(
+            mock::read_profile(path)
+                .map_err(|error| Failure::new("start the mock engine").chain(&error).permanent())?,
+        )),
+    };
+    let speedup = mock::Speedup { all: mock.speedup_ratio, decode: mock.decode_speedup_ratio };
+    Ok(mock::MockConfig {
         block_size: limits.block_size.unwrap_or(defaults.block_size),
         total_kv_blocks: limits.num_gpu_blocks_override.unwrap_or(defaults.total_kv_blocks),
         max_num_seqs: limits.max_num_seqs.unwrap_or(defaults.max_num_seqs),
         max_num_batched_tokens: limits.max_num_batched_tokens.unwrap_or(defaults.max_num_batched_tokens),
         context_length: limits.max_model_len.unwrap_or(model.context_length),
-        seed: flags.mock.mock_seed,
+        seed: mock.mock_seed,
         tokens,
-        timing: if ratio > 0.0 {
-            Timing::PerStep(Duration::from_secs_f64(MOCK_TOKEN_MS / 1e3 / ratio))
-        } else {
-            Timing::Instant
-        },
+        prefix_caching: !limits.no_enable_prefix_caching,
+        chunked_prefill: !limits.no_enable_chunked_prefill,
+        watermark: mock.watermark,
+        victim: if mock.preemption_mode == "fifo" { mock::Victim::Oldest } else { mock::Victim::Youngest },
+        timing: if mock.speedup_ratio == 0.0 { mock::Timing::Instant } else { mock::Timing::Modelled(cost, speedup) },
         ..defaults
-    };
-    mock::start(&config).map_err(|error| Failure::new("start the mock engine").chain(&error).permanent())
+    })
 }
 
 #[cfg(feature = "engine-llama")]

@@ -96,6 +96,18 @@ pub(crate) struct EngineLimits {
     /// Tokens a step.
     #[arg(long, env = "BUSBAR_MAX_NUM_BATCHED_TOKENS")]
     pub(crate) max_num_batched_tokens: Option<u32>,
+    /// Share KV blocks between requests with the same beginning (the default; not of the embedded engine to choose).
+    #[arg(long, overrides_with = "no_enable_prefix_caching")]
+    pub(crate) enable_prefix_caching: bool,
+    /// Share none.
+    #[arg(long, overrides_with = "enable_prefix_caching")]
+    pub(crate) no_enable_prefix_caching: bool,
+    /// Compute long prompts over several steps (the default; not of the embedded engine to choose).
+    #[arg(long, overrides_with = "no_enable_chunked_prefill")]
+    pub(crate) enable_chunked_prefill: bool,
+    /// Compute each prompt in one step.
+    #[arg(long, overrides_with = "enable_chunked_prefill")]
+    pub(crate) no_enable_chunked_prefill: bool,
 }
 
 /// The embedded engine alone.
@@ -113,16 +125,34 @@ pub(crate) struct EmbeddedFlags {
     pub(crate) prefill_chunk: Option<u32>,
 }
 
-/// The mock engine alone.
+/// The mock engine alone; names and defaults of `dynamo.mocker`.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Mock engine")]
 pub(crate) struct MockFlags {
-    /// How much faster than a real engine (5.7 ms a token); 0 is as fast as possible.
+    /// How much faster than the modelled engine; 0 is as fast as possible.
     #[arg(long, env = "BUSBAR_MOCK_SPEEDUP_RATIO", default_value_t = 1.0)]
     pub(crate) speedup_ratio: f64,
+    /// How much faster decoding is on top, as with speculative decoding.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) decode_speedup_ratio: f64,
+    /// Which sequence gives way when KV blocks run out: the newest (lifo) or the oldest (fifo).
+    #[arg(long, default_value = "lifo", value_parser = ["lifo", "fifo"])]
+    pub(crate) preemption_mode: String,
+    /// Share of the KV blocks that new sequences leave to running ones.
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) watermark: f64,
+    /// Times of a real engine, an .npz file of Dynamo's profiler; a built-in curve when absent.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) planner_profile_data: Option<std::path::PathBuf>,
+    /// Seconds until the engine is there.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    pub(crate) startup_time: f64,
     /// Workers in this process.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) num_workers: u32,
+    /// Seconds between the starts of these; -1 is 0.1 for 33 to 128 workers, 0.2 for more, else 0.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub(crate) stagger_delay: f64,
     /// Seed of the tokens: equal seeds give equal answers at every worker.
     #[arg(long, env = "BUSBAR_MOCK_SEED", default_value_t = 0)]
     pub(crate) mock_seed: u64,

@@ -12,7 +12,7 @@ use protocol::dynamo::{Ack, CallHome, ControlWord, FrameError, Handshake, Reques
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
@@ -165,11 +165,18 @@ async fn answer(shared: Arc<Shared>, job: Job) {
     };
     let (read, write) = stream.into_split();
     let cancelled = shared.requests.token().child_token();
-    let responder = Responder::new(write, cancelled.clone(), incoming.codec);
+    let mut responder = Responder::new(write, cancelled.clone(), incoming.codec);
     let mut control = std::pin::pin!(listen(read, &cancelled));
     let work = async {
-        let Some(Ok(_running)) = cancelled.run_until_cancelled(shared.running.clone().acquire_owned()).await else {
-            return;
+        let _running = match shared.running.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                let since = Instant::now();
+                let turn = cancelled.run_until_cancelled(shared.running.clone().acquire_owned()).await;
+                let Some(Ok(permit)) = turn else { return };
+                responder.note_wait(since.elapsed());
+                permit
+            }
         };
         if many_in {
             let message = "many_in requests (a stream of request items) are not served";

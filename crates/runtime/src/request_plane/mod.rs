@@ -25,5 +25,5 @@ pub use incoming::{Handler, Incoming, decode_or_refuse};
 pub use protocol::dynamo::DecodeError;
 pub use responder::{Responder, WRITE_STALL_MAX};
 pub use response_stream::ResponseStream;
-pub use server::{RequestServer, RequestServerConfig};
+pub use server::{RequestServer, RequestServerConfig, ServerLoad};
 pub use traffic::Traffic;

@@ -28,11 +28,37 @@ pub struct Responder {
     codec: Codec,
     buffer: BytesMut,
     accepted: bool,
+    /// Told the bytes of each write.
+    meter: Option<Meter>,
+    waited: Option<Duration>,
+}
+
+struct Meter(Box<dyn Fn(usize) + Send + Sync>);
+
+impl std::fmt::Debug for Meter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meter")
+    }
 }
 
 impl Responder {
     pub(super) fn new(write: OwnedWriteHalf, cancelled: CancellationToken, codec: Codec) -> Self {
-        Self { write: Some(write), cancelled, codec, buffer: BytesMut::new(), accepted: false }
+        let buffer = BytesMut::new();
+        Self { write: Some(write), cancelled, codec, buffer, accepted: false, meter: None, waited: None }
+    }
+
+    pub(super) fn note_wait(&mut self, waited: Duration) {
+        self.waited = Some(waited);
+    }
+
+    /// How long the request waited for its turn; `None` when it had it at once.
+    pub fn waited(&self) -> Option<Duration> {
+        self.waited
+    }
+
+    /// From now on `sent` is told the bytes of each write that reached the socket whole, frames included.
+    pub fn count_sent(&mut self, sent: impl Fn(usize) + Send + Sync + 'static) {
+        self.meter = Some(Meter(Box::new(sent)));
     }
 
     /// Fires when the frontend sends `kill` or `stop`, or closes its side, or this server is dropped.
@@ -138,6 +164,8 @@ impl Responder {
         let outcome = write_all(write, &self.buffer, &self.cancelled).await;
         if outcome.is_err() {
             self.write = None;
+        } else if let Some(Meter(sent)) = &self.meter {
+            sent(self.buffer.len());
         }
         if self.buffer.capacity() > BUFFER_KEPT_BYTES_MAX {
             self.buffer = BytesMut::new();

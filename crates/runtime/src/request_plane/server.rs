@@ -69,6 +69,15 @@ impl Shared {
     }
 }
 
+/// What a request server has to do at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerLoad {
+    /// Requests in a handler.
+    pub running: usize,
+    /// Requests that were taken and are not in a handler yet.
+    pub queued: usize,
+}
+
 /// Listens for requests. Dropping it closes all connections and cuts the requests that run.
 pub struct RequestServer {
     shared: Arc<Shared>,
@@ -136,6 +145,16 @@ impl RequestServer {
     /// Requests that run or wait.
     pub fn running(&self) -> usize {
         self.shared.requests.running()
+    }
+
+    /// Requests in work and requests that wait for their turn.
+    pub fn load(&self) -> ServerLoad {
+        let config = &self.shared.config;
+        let taken_max = config.requests_running_max.saturating_add(config.requests_queued_max);
+        let taken = taken_max.min(Semaphore::MAX_PERMITS) - self.shared.taken.available_permits();
+        let running_max = config.requests_running_max.min(Semaphore::MAX_PERMITS);
+        let running = running_max - self.shared.running.available_permits();
+        ServerLoad { running, queued: taken.saturating_sub(running) }
     }
 
     /// Resolves when no request runs and every frontend has taken the end of its stream (10 s at most after each end).

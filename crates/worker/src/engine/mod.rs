@@ -8,10 +8,12 @@ pub mod embedded;
 pub mod mock;
 pub mod vllm;
 
+use protocol::events::RequestFigures;
 use protocol::kv::KvChange;
 use protocol::output::EngineOutput;
 use protocol::request::PreprocessedRequest;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Outputs an engine may run ahead of its reader, per sequence. A slow reader stalls its own sequence only: the
@@ -21,6 +23,10 @@ pub const OUTPUT_QUEUE_LEN: usize = 64;
 /// Cache changes an engine may run ahead of the publisher. A full queue makes the engine wait, never drop: a lost
 /// change would make every router wrong about this worker.
 pub const KV_CHANGE_QUEUE_LEN: usize = 4096;
+
+/// Steps an engine may run ahead of who tells them. A step that finds the queue full is not told: figures of steps
+/// are a sample, and holding the engine up for them would change what they measure.
+pub const FORWARD_PASS_QUEUE_LEN: usize = 256;
 
 /// An engine that is loaded, and the stream of its cache changes.
 pub struct StartedEngine {
@@ -47,6 +53,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Load and counters at this moment.
     fn load(&self) -> EngineLoad;
+
+    /// What each step computes from now on; `None` if this engine does not tell, or tells somebody already.
+    fn forward_passes(&self) -> Option<mpsc::Receiver<ForwardPass>> {
+        None
+    }
 
     /// Stops the engine's thread or process after the running sequences are cancelled. Idempotent.
     fn stop(&self);
@@ -96,6 +107,17 @@ pub struct EngineLoad {
     pub preemptions_total: u64,
     /// Sequences cancelled by their caller.
     pub cancelled_total: u64,
+}
+
+/// One step of an engine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ForwardPass {
+    /// How long it took.
+    pub wall_time: Duration,
+    /// What it computed.
+    pub scheduled: RequestFigures,
+    /// What waited meanwhile.
+    pub queued: RequestFigures,
 }
 
 /// Why a sequence cannot start.

@@ -1,4 +1,4 @@
-//! The mock engine's state and one step of it; no task, no clock.
+//! The mock engine's state, and the beginning and the end of a step of it; no task, no clock.
 
 use super::super::{EngineError, EngineLoad};
 use super::rules::{End, StopRules, check};
@@ -6,9 +6,8 @@ use protocol::kv::KvChange;
 use protocol::output::{CompletionUsage, EngineOutput, FinishReason, TopLogprob};
 use protocol::request::PreprocessedRequest;
 use protocol::space::Space;
-use sim::batch::{Batch, NewSequence};
+use sim::batch::{Batch, NewSequence, Queue, Step};
 use sim::pool::SequenceId;
-use sim::timing::StepShape;
 use sim::tokens::{Context, MockModel};
 use std::collections::HashMap;
 use tokio::sync::mpsc::{Sender, error::TrySendError};
@@ -34,13 +33,10 @@ pub(super) struct Late {
     pub(super) output: EngineOutput,
 }
 
-/// What one step did.
-pub(super) struct CoreStep {
-    pub(super) shape: StepShape,
+/// What a step that is over gave.
+pub(super) struct Ended {
     pub(super) changes: Vec<KvChange>,
     pub(super) late: Vec<Late>,
-    /// Nothing is left to do until a sequence comes.
-    pub(super) is_idle: bool,
 }
 
 /// The engine's state.
@@ -99,14 +95,22 @@ impl Core {
         Ok(())
     }
 
-    /// Ends sequences whose readers are gone, runs one step and hands out its tokens.
-    pub(super) fn step(&mut self) -> CoreStep {
+    /// Ends sequences whose readers are gone and decides what the next step computes; nothing, when nothing is left
+    /// to do until a sequence comes. What it gave is handed out by [`Core::end`], when the step's time is over.
+    pub(super) fn begin(&mut self) -> Option<Step> {
         self.cancel_unread();
+        if self.batch.is_idle() {
+            return None;
+        }
         let Self { batch, streams, model, .. } = self;
-        let step = batch.step(&mut |id| {
+        Some(batch.step(&mut |id| {
             let stream = &streams[&id];
             stream.context.next(model, stream.rules.eos_at(stream.emitted + 1))
-        });
+        }))
+    }
+
+    /// Hands out the tokens of a step.
+    pub(super) fn end(&mut self, step: &Step) -> Ended {
         for &(id, cached) in &step.started {
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.cached_tokens = count(cached);
@@ -120,8 +124,12 @@ impl Core {
         }
         self.totals.preemptions_total += step.preempted.len() as u64;
         self.late += late.len();
-        let changes = self.batch.pool_mut().take_changes();
-        CoreStep { shape: step.shape, changes, late, is_idle: self.batch.is_idle() }
+        Ended { changes: self.batch.pool_mut().take_changes(), late }
+    }
+
+    /// What waits now.
+    pub(super) fn queue(&self) -> Queue {
+        self.batch.queue()
     }
 
     fn cancel_unread(&mut self) {

@@ -1,11 +1,11 @@
 //! The mock engine through the trait that workers use.
 
+use super::Timing;
 use super::{MockConfig, MockError, start};
 use crate::engine::{Engine, EngineError, OUTPUT_QUEUE_LEN, StartedEngine};
 use protocol::kv::KvChange;
 use protocol::output::{EngineOutput, FinishReason};
 use protocol::request::{GuidedDecoding, PreprocessedRequest};
-use sim::timing::Timing;
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
