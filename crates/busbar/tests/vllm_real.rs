@@ -168,13 +168,14 @@ fn the_guides_example_runs_on_real_vllm_routes_to_the_cache_and_survives_a_hang_
 
 fn the_same_prefix_goes_to_the_same_worker(url: &str, name: &str) {
     let long = "Busbar keeps the prompt that it has seen at the worker that has seen it. ".repeat(30);
+    let known = counter(url, "busbar_router_index_blocks");
     let (predicted, cached, first) = predicted_and_cached(url, &chat(name, &format!("{long} One?"), 4));
     assert!(predicted < 64 && cached < 64, "a new prompt: {predicted} {cached}");
-    for (turn, question) in ["Two?", "Three?", "Four?"].iter().enumerate() {
-        // The events travel on their own; the first repetition may have to wait for them.
-        if turn == 0 {
-            std::thread::sleep(Duration::from_secs(1));
-        }
+    // The events travel on their own.
+    machine::until("the router to know the prompt", || {
+        (counter(url, "busbar_router_index_blocks") > known).then_some(())
+    });
+    for question in ["Two?", "Three?", "Four?"] {
         let (predicted, cached, worker) = predicted_and_cached(url, &chat(name, &format!("{long} {question}"), 4));
         assert_eq!(worker, first, "a prompt with a cached prefix went to the other worker");
         assert!(cached > 300, "{cached}");
@@ -293,7 +294,9 @@ fn a_vllm_that_runs_already_is_attached_to_with_what_its_cache_holds() {
     machine.spawn(frontend);
     let models = || get(&format!("{url}/v1/models")).1;
     machine::until("the attached vLLM's model to be listed", || models().contains("\"theirs\"").then_some(()));
-    std::thread::sleep(Duration::from_secs(1));
+    machine::until("the router to know what was cached before", || {
+        (counter(&url, "busbar_router_index_blocks") >= blocks as f64).then_some(())
+    });
     let (predicted, cached, _) = predicted_and_cached(&url, &chat("theirs", &long, 4));
     assert_eq!((predicted, cached), (blocks * 32, blocks * 32), "what it held before we came is known");
 

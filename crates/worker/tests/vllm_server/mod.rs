@@ -42,7 +42,7 @@ pub(crate) struct Script {
     pub(crate) lost: Option<usize>,
     /// There is a replay socket.
     pub(crate) replays: bool,
-    /// `/inference/v1/generate` is there.
+    /// `/inference/v1/generate` is served.
     pub(crate) generates: bool,
     /// What `/version` says.
     pub(crate) version: &'static str,
@@ -299,6 +299,9 @@ pub(crate) async fn serve(script: Script) -> Running {
         router = router
             .route("/inference/v1/generate", post(generate))
             .route("/v1/completions/render", post(async move || Json(rendered.clone())));
+    } else if version == Script::default().version {
+        // As 0.32.0 does without `--enable-scale-out`: the route is there and refuses.
+        router = router.route("/inference/v1/generate", post(async || StatusCode::FORBIDDEN));
     }
     let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", http.local_addr().unwrap());

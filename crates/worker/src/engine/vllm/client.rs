@@ -6,6 +6,7 @@ use super::completion::{self, Api, Version};
 use super::{generate, scrape, sse};
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
@@ -145,10 +146,14 @@ impl Client {
         Ok(version)
     }
 
-    /// Where sequences are asked for: the generate API where the server has it. A route that is there refuses GET.
+    /// Where sequences are asked for: the generate API where the server has it. Asked by a POST without a body, which
+    /// computes nothing: a server started without `--enable-scale-out` has the route too, and says 403 to it (0.32.0).
     pub(crate) async fn api(&self) -> Result<Api, VllmError> {
-        let status = self.get(Api::Generate.path()).await?.status();
-        Ok(if status == reqwest::StatusCode::METHOD_NOT_ALLOWED { Api::Generate } else { Api::Completions })
+        let url = format!("{}{}", self.url, Api::Generate.path());
+        let answer = self.http.post(&url).timeout(QUESTION_TIMEOUT).send().await;
+        let status = answer.map_err(|source| VllmError::Http { url, source })?.status();
+        let lacks = matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
+        Ok(if lacks { Api::Completions } else { Api::Generate })
     }
 
     /// The sampling parameters of the model's generation config, of a server with the generate API.
