@@ -74,6 +74,8 @@ pub struct FrontendConfig {
     pub response_host: Option<String>,
     /// Port on which workers call back; 0 is any.
     pub response_port: u16,
+    /// Host that workers dial with answers; `None`: the one they call back on.
+    pub response_advertise_host: Option<String>,
     /// Prefix of the HTTP metrics, in place of `dynamo_frontend`.
     pub metrics_prefix: Option<String>,
     /// Send usage in every stream: `DYN_ENABLE_FORCE_INCLUDE_USAGE`.
@@ -150,6 +152,7 @@ impl Default for FrontendConfig {
             migration_max_seq_len: None,
             response_host: None,
             response_port: 0,
+            response_advertise_host: None,
             metrics_prefix: None,
             force_include_usage: false,
             ignore_unsupported_fields: false,

@@ -154,6 +154,9 @@ fn response_config(config: &FrontendConfig) -> RequestClientConfig {
         client.response_host.clone_from(host);
         client.advertise_host = Some(host.clone());
     }
+    if let Some(host) = &config.response_advertise_host {
+        client.advertise_host = Some(host.clone());
+    }
     client
 }
 

@@ -150,16 +150,17 @@ pub(super) fn worker_config(flags: &WorkerFlags, index: u32) -> Result<WorkerCon
         })?,
     };
     let local = ::runtime::local_host().to_string();
+    let advertised = |bound: Option<&String>| flags.advertise_host.as_ref().or(bound).unwrap_or(&local).clone();
     let mut config = WorkerConfig { endpoint, ..WorkerConfig::default() };
     config.request_server = RequestServerConfig {
         host: flags.tcp_host.clone().unwrap_or_else(|| "0.0.0.0".into()),
         // Several workers of one process each need a port of their own.
         port: if index == 0 { flags.tcp_port } else { 0 },
-        advertise_host: Some(flags.tcp_host.clone().unwrap_or_else(|| local.clone())),
+        advertise_host: Some(advertised(flags.tcp_host.as_ref())),
         ..RequestServerConfig::default()
     };
     config.event_host = flags.event_host.clone().unwrap_or_else(|| "0.0.0.0".into());
-    config.event_advertise_host = Some(flags.event_host.clone().unwrap_or(local));
+    config.event_advertise_host = Some(advertised(flags.event_host.as_ref()));
     // As with stock workers, one process has one system port: its first worker's.
     config.system = u16::try_from(flags.system_port)
         .ok()

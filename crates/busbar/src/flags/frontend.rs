@@ -64,6 +64,10 @@ pub(crate) struct FrontendFlags {
     /// Port on which workers call back; 0 is any.
     #[arg(long, env = "DYN_TCP_RESPONSE_STREAM_PORT", default_value_t = 0)]
     response_port: u16,
+    /// Host by which workers reach this frontend, where it is not an address that is bound here: a DNS name, or the
+    /// address in front of a NAT. Ports stay the same.
+    #[arg(long, value_name = "HOST", env = "BUSBAR_ADVERTISE_HOST")]
+    advertise_host: Option<String>,
     #[command(flatten)]
     router: RouterFlags,
     #[command(flatten)]
@@ -224,6 +228,7 @@ impl FrontendFlags {
             migration_max_seq_len: self.migration_max_seq_len,
             response_host: self.response_host,
             response_port: self.response_port,
+            response_advertise_host: self.advertise_host,
             metrics_prefix: self.metrics_prefix,
             force_include_usage: limits.force_include_usage,
             ignore_unsupported_fields: limits.ignore_unsupported_fields,

@@ -52,6 +52,10 @@ pub(crate) struct WorkerFlags {
     /// Address on which events are published; all when absent.
     #[arg(long, env = "DYN_EVENT_PLANE_HOST")]
     pub(crate) event_host: Option<String>,
+    /// Host by which frontends reach this worker, where it is not an address that is bound here: a DNS name, or the
+    /// address in front of a NAT. Ports stay the same.
+    #[arg(long, value_name = "HOST", env = "BUSBAR_ADVERTISE_HOST")]
+    pub(crate) advertise_host: Option<String>,
     /// Port of /health, /live and /metrics; 0 is any, -1 is off.
     #[arg(long, env = "DYN_SYSTEM_PORT", default_value_t = -1, allow_negative_numbers = true)]
     pub(crate) system_port: i32,

@@ -200,8 +200,11 @@ pub fn get(url: &str) -> (u16, String) {
     })
 }
 
-/// One streamed answer: text deltas as they come, each handed to `each` with its number.
+/// One streamed answer.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Streamed {
+    /// HTTP status; 0 when no connection was made.
+    pub status: u16,
     pub text: String,
     pub deltas: usize,
     pub finish: Option<String>,
@@ -210,43 +213,60 @@ pub struct Streamed {
     pub errors: Vec<Value>,
     /// `nvext.worker_id.decode_worker_id` of each event that has one, repeated ones left out.
     pub workers: Vec<u64>,
+    /// Every event's JSON, in order.
+    pub chunks: Vec<Value>,
+    /// Why the connection ended before the body did, or what was said in place of a stream.
+    pub broken: Option<String>,
 }
 
-/// Streams a chat; `each` sees what there is so far after each event.
-pub fn stream(url: &str, body: &Value, mut each: impl FnMut(&Streamed)) -> Streamed {
-    let (url, body) = (format!("{url}/v1/chat/completions"), body.to_string());
-    block_on(async move {
-        let request = reqwest::Client::new().post(url).header("content-type", "application/json").body(body);
-        let mut response = request.timeout(CAP).send().await.unwrap();
-        let status = response.status();
-        let mut got = Streamed {
-            text: String::new(),
-            deltas: 0,
-            finish: None,
-            usage: None,
-            done: false,
-            errors: Vec::new(),
-            workers: Vec::new(),
-        };
-        let mut buffer = Vec::new();
-        while let Some(bytes) = response.chunk().await.unwrap() {
-            buffer.extend_from_slice(&bytes);
-            while let Some(at) = buffer.windows(2).position(|w| w == b"\n\n") {
-                let event: Vec<u8> = buffer.drain(..at + 2).collect();
-                let event = String::from_utf8(event).unwrap();
-                let Some(payload) = event.trim().strip_prefix("data: ") else { continue };
-                if payload == "[DONE]" {
-                    got.done = true;
-                    continue;
-                }
-                let chunk: Value = serde_json::from_str(payload).unwrap();
-                take(&mut got, &chunk);
-                each(&got);
+/// Streams a chat; `each` sees what there is so far after each event. Anything but a whole stream fails the test.
+pub fn stream(url: &str, body: &Value, each: impl FnMut(&Streamed)) -> Streamed {
+    let got = block_on(stream_on(&reqwest::Client::new(), url, body, each));
+    assert!((200..300).contains(&got.status) && got.broken.is_none(), "{}: {:?}", got.status, got.broken);
+    got
+}
+
+/// Streams a chat on `client`, and takes whatever comes of it.
+pub async fn stream_on(client: &reqwest::Client, url: &str, body: &Value, mut each: impl FnMut(&Streamed)) -> Streamed {
+    let mut got = Streamed::default();
+    let request = client.post(format!("{url}/v1/chat/completions")).header("content-type", "application/json");
+    let mut response = match request.body(body.to_string()).timeout(CAP).send().await {
+        Ok(response) => response,
+        Err(error) => return Streamed { broken: Some(chain(&error)), ..got },
+    };
+    got.status = response.status().as_u16();
+    let mut buffer = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(bytes)) => buffer.extend_from_slice(&bytes),
+            Ok(None) => break,
+            Err(error) => {
+                got.broken = Some(chain(&error));
+                return got;
             }
         }
-        assert!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&buffer));
-        got
-    })
+        while let Some(at) = buffer.windows(2).position(|w| w == b"\n\n") {
+            let event: Vec<u8> = buffer.drain(..at + 2).collect();
+            let event = String::from_utf8(event).unwrap();
+            let Some(payload) = event.trim().strip_prefix("data: ") else { continue };
+            if payload == "[DONE]" {
+                got.done = true;
+                continue;
+            }
+            let chunk: Value = serde_json::from_str(payload).unwrap();
+            take(&mut got, &chunk);
+            got.chunks.push(chunk);
+            each(&got);
+        }
+    }
+    if !buffer.is_empty() {
+        got.broken = Some(String::from_utf8_lossy(&buffer).into_owned());
+    }
+    got
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn take(got: &mut Streamed, chunk: &Value) {

@@ -1,0 +1,97 @@
+//! Scenarios 15 and 16: a worker and the frontend cannot reach each other, both ways or one way only, and both live.
+
+use crate::crowd::{Crowd, chats};
+use crate::proxy::{Link, Way};
+use crate::stage::{Frontend, PACED, Stage, Worker, WorkerLinks, states};
+use std::time::Instant;
+
+/// Which bytes do not arrive.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lost {
+    Both,
+    ToTheFrontend,
+    ToTheWorker,
+}
+
+struct Scene {
+    stage: Stage,
+    workers: Vec<(Worker, WorkerLinks)>,
+    frontend: Frontend,
+    home: Link,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let mut stage = Stage::new();
+        let workers = stage.linked_workers(3, PACED, &[]);
+        let pids: Vec<u32> = workers.iter().map(|(worker, _)| worker.pid).collect();
+        let (frontend, home) = stage.linked_frontend(&pids, &[]);
+        stage.serves(&frontend, 3);
+        Self { stage, workers, frontend, home }
+    }
+
+    /// Cuts one worker off.
+    fn part(&self, number: usize, lost: Lost) {
+        let hold = |held: bool| if held { Way::Hold } else { Way::Pass };
+        let (to_frontend, to_worker) = (hold(lost != Lost::ToTheWorker), hold(lost != Lost::ToTheFrontend));
+        let (worker, links) = &self.workers[number];
+        // The frontend dials requests and events; the worker dials home.
+        links.requests.set(to_worker, to_frontend);
+        links.events.iter().for_each(|link| link.set(to_worker, to_frontend));
+        self.home.only(&[worker.pid]);
+        self.home.set(to_frontend, to_worker);
+    }
+
+    fn heal(&self, number: usize) {
+        let links = &self.workers[number].1;
+        links.requests.heal();
+        links.events.iter().for_each(Link::heal);
+        self.home.heal();
+    }
+
+    fn is_ready(&self, worker: &Worker) -> bool {
+        states(&self.frontend).and_then(|states| states.get(&worker.instance).cloned()) == Some("ready".to_owned())
+    }
+}
+
+fn check(lost: Lost) {
+    let scene = Scene::new();
+    let stage = &scene.stage;
+    let workers: Vec<Worker> = scene.workers.iter().map(|(worker, _)| worker.clone()).collect();
+    let crowd = Crowd::start(&[&scene.frontend], &chats(36));
+    crowd.all_have(stage, 5);
+    let parted = crowd.busiest(&workers).clone();
+    let number = workers.iter().position(|worker| worker.instance == parted.instance).unwrap();
+    scene.part(number, lost);
+    let at = Instant::now();
+    let more = Crowd::start(&[&scene.frontend], &chats(24));
+    stage.until("the worker to be out of routing", || (!scene.is_ready(&parted)).then_some(()));
+    eprintln!("out of routing after {:?}", at.elapsed());
+    crowd.finish_whole(stage);
+    more.finish_whole(stage);
+    eprintln!("all answers were whole after {:?}", at.elapsed());
+    // Still parted: what it works on is nobody's, and it finds out by itself.
+    stage.until("the parted worker's engine to be free", || (parted.running() == 0.0).then_some(()));
+    eprintln!("its engine was free after {:?}", at.elapsed());
+
+    scene.heal(number);
+    stage.serves(&scene.frontend, 3);
+    eprintln!("all three served again after {:?}", at.elapsed());
+    let answers = Crowd::start(&[&scene.frontend], &chats(36)).finish_whole(stage);
+    assert!(answers.iter().any(|answer| answer.workers.contains(&parted.instance)), "it is used again");
+}
+
+#[test]
+fn a_worker_that_is_cut_off_both_ways_costs_no_request_and_frees_its_engine() {
+    check(Lost::Both);
+}
+
+#[test]
+fn so_does_one_that_hears_and_is_not_heard() {
+    check(Lost::ToTheFrontend);
+}
+
+#[test]
+fn so_does_one_that_is_heard_and_does_not_hear() {
+    check(Lost::ToTheWorker);
+}
