@@ -4,29 +4,23 @@ use crate::health::Fault;
 use crate::metrics::{Histogram, Metrics};
 use crate::models::ServedModel;
 use crate::status::{Route, RouteBoard};
+use crate::suspicion::{PoisonTable, Suspicion};
+use crate::vigil::Vigil;
 use crate::workers::{Ask, Booked, Chosen, WorkerSet};
-use protocol::discovery::{EndpointRecord, RequestTransport};
 use protocol::ids::InstanceId;
 use protocol::request::PreprocessedRequest;
 use protocol::space::Space;
 use router::{Prompt, SelectError};
 use runtime::request_plane::{ErrorClass, RequestClient, RequestError, ResponseStream, Traffic};
-use runtime::tasks::Tasks;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Waits of a probe between two tries to reach a lost worker.
-const PROBE_FIRST: Duration = Duration::from_millis(100);
-const PROBE_MAX: Duration = Duration::from_secs(5);
-/// Longest time for one probe's connection.
-const PROBE_CONNECT: Duration = Duration::from_secs(2);
 
 /// Chooses, books and sends for every request of this frontend.
 pub(crate) struct Dispatcher {
     client: RequestClient,
     metrics: Arc<Metrics>,
     board: Arc<RouteBoard>,
-    probes: Tasks,
+    poison: PoisonTable,
     route_seconds: Histogram,
     roundtrip_seconds: Histogram,
     queue_seconds: Histogram,
@@ -42,6 +36,7 @@ pub(crate) struct Dispatcher {
 pub(crate) struct Live {
     pub(crate) stream: ResponseStream,
     pub(crate) booking: Booked,
+    pub(crate) vigil: Vigil,
     /// Share of the prompt's tokens that the router expected in the worker's cache.
     pub(crate) hit_rate: f64,
 }
@@ -52,6 +47,12 @@ pub(crate) enum Failure {
     /// No worker can be chosen.
     #[error("no worker: {0}")]
     Unplaced(SelectError),
+    /// Workers died on it.
+    #[error("workers died on this request; it is refused for {} s", left.as_secs())]
+    Poison { left: Duration },
+    /// A constrained answer was begun, and no worker can go on in the middle of one.
+    #[error("no worker can go on in the middle of a constrained answer")]
+    Unresumable,
     /// A worker failed or refused.
     #[error("worker {worker}: {error}")]
     Worker { worker: InstanceId, error: RequestError },
@@ -76,7 +77,7 @@ impl Dispatcher {
         Arc::new(Self {
             client,
             board,
-            probes: Tasks::new(),
+            poison: PoisonTable::default(),
             route_seconds: metrics.stage_duration.with(&["route"]),
             roundtrip_seconds: metrics.stage_duration.with(&["transport_roundtrip"]),
             queue_seconds: metrics.plane_queue.with(&[]),
@@ -94,6 +95,11 @@ impl Dispatcher {
         &self.metrics
     }
 
+    /// The requests on which workers died.
+    pub(crate) fn poison(&self) -> &PoisonTable {
+        &self.poison
+    }
+
     /// What went over the request connections.
     pub(crate) fn traffic(&self) -> &Traffic {
         self.client.traffic()
@@ -105,6 +111,7 @@ impl Dispatcher {
         model: &ServedModel,
         request: &mut PreprocessedRequest,
         attempt: &Attempt<'_>,
+        suspicion: &mut Suspicion,
     ) -> Result<Live, Failure> {
         let entered = Instant::now();
         model.metrics.received.inc();
@@ -112,8 +119,12 @@ impl Dispatcher {
             if error == SelectError::AllBusy {
                 model.metrics.all_busy.inc();
             }
-            Failure::Unplaced(error)
+            match error {
+                SelectError::NoneAllowed if needs_resume_of_guided(request) => Failure::Unresumable,
+                error => Failure::Unplaced(error),
+            }
         })?;
+        suspicion.placed(&chosen.booking);
         if chosen.again {
             tokio::time::sleep(attempt.wait_if_again).await;
         }
@@ -122,14 +133,21 @@ impl Dispatcher {
         let sent = Instant::now();
         self.queue_seconds.observe((sent - entered).as_secs_f64());
         chosen.booking.meter.sent(sent);
-        let send = self.client.send(&chosen.endpoint, attempt.request_id, &*request);
-        let result = tokio::time::timeout(attempt.timeout, send).await.unwrap_or_else(|_| Err(silent(attempt.timeout)));
+        let cut = chosen.booking.cut();
+        let result = tokio::select! {
+            biased;
+            result = self.client.send(&chosen.endpoint, attempt.request_id, &*request) => result,
+            () = cut.cancelled() => Err(hung()),
+            () = tokio::time::sleep(attempt.timeout) => Err(silent(attempt.timeout)),
+        };
         match result {
             Ok(stream) => {
                 self.send_seconds.observe(stream.sent_in().as_secs_f64());
                 self.roundtrip_seconds.observe(sent.elapsed().as_secs_f64());
                 let hit_rate = chosen.placement.cached_tokens as f64 / request.token_ids.len().max(1) as f64;
-                Ok(Live { stream, booking: chosen.booking, hit_rate })
+                let booking = chosen.booking;
+                let vigil = booking.vigil(stream.beat_every(), attempt.timeout);
+                Ok(Live { stream, booking, vigil, hit_rate })
             }
             Err(error) => Err(Failure::Worker { worker: worker.worker_id, error }),
         }
@@ -155,7 +173,15 @@ impl Dispatcher {
         // A pin that failed is no longer obeyed: the client asked for an answer first, for a place second.
         let pinned = routing.and_then(|routing| routing.backend_instance_id).filter(|_| attempt.number == 1).map(pin);
         let allowed = routing.and_then(|routing| routing.allowed_worker_ids.as_deref());
-        let ask = Ask { request_id: attempt.request_id, prompt: &prompt, allowed, pinned, avoid: attempt.avoid };
+        let resumes_guided = needs_resume_of_guided(request);
+        let ask = Ask {
+            request_id: attempt.request_id,
+            prompt: &prompt,
+            allowed,
+            pinned,
+            avoid: attempt.avoid,
+            resumes_guided,
+        };
         let chosen = model.workers.choose(&ask);
         let end = Instant::now();
         let milliseconds = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1e3;
@@ -171,8 +197,8 @@ impl Dispatcher {
         Ok(chosen)
     }
 
-    /// Tells the worker set of a failure; a lost worker is probed until it accepts a connection or leaves discovery.
-    pub(crate) fn note_failure(&self, workers: &Arc<WorkerSet>, worker: InstanceId, error: &RequestError) {
+    /// Tells the worker set of a failure; a lost worker is out until it answers its sentry.
+    pub(crate) fn note_failure(&self, workers: &WorkerSet, worker: InstanceId, error: &RequestError) {
         let fault = match error.class {
             ErrorClass::CannotConnect | ErrorClass::Disconnected | ErrorClass::StreamIncomplete => Fault::Lost,
             ErrorClass::ConnectionTimeout
@@ -182,40 +208,28 @@ impl Dispatcher {
             // A full worker is well, and a refusal is the request's own fault.
             _ => return,
         };
-        let newly_lost = workers.fault(worker, fault);
-        if newly_lost || fault == Fault::Failing {
+        self.note_fault(workers, worker, fault, error);
+    }
+
+    /// The same, for a fault that is known.
+    pub(crate) fn note_fault(&self, workers: &WorkerSet, worker: InstanceId, fault: Fault, error: &RequestError) {
+        // A worker that dies fails all its requests; one line says it.
+        if workers.fault(worker, fault) || fault == Fault::Failing {
             tracing::warn!(worker_id = %worker, model = workers.model, %error, "a worker failed a request");
         }
-        if newly_lost {
-            self.probes.spawn("probe a lost worker", probe(workers.clone(), worker));
-        }
     }
+}
+
+/// Whether the worker has to advance a grammar over tokens that another one made.
+fn needs_resume_of_guided(request: &PreprocessedRequest) -> bool {
+    request.resumed_tokens() > 0 && request.sampling_options.guided_decoding.is_some()
+}
+
+/// A stream of a worker that is found to hang.
+pub(crate) fn hung() -> RequestError {
+    RequestError::new(ErrorClass::Disconnected, "the worker hangs: it answers no ping, and nothing came on its streams")
 }
 
 fn silent(timeout: Duration) -> RequestError {
     RequestError::new(ErrorClass::ResponseTimeout, format!("the worker said nothing for {} s", timeout.as_secs()))
-}
-
-/// Tries to connect until it works; then the worker may be chosen again.
-pub(crate) async fn probe(workers: Arc<WorkerSet>, worker: InstanceId) {
-    let mut wait = PROBE_FIRST;
-    loop {
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(PROBE_MAX);
-        let Some(endpoint) = workers.endpoint(worker) else { return };
-        let Some(address) = tcp_address(&endpoint) else { return };
-        let connect = tokio::net::TcpStream::connect(address);
-        if matches!(tokio::time::timeout(PROBE_CONNECT, connect).await, Ok(Ok(_))) {
-            tracing::info!(worker_id = %worker, model = workers.model, "a lost worker accepts connections again");
-            workers.recovered(worker);
-            return;
-        }
-    }
-}
-
-fn tcp_address(endpoint: &EndpointRecord) -> Option<&str> {
-    match &endpoint.transport {
-        RequestTransport::Tcp(target) => Some(target.split_once('/').map_or(target.as_str(), |(address, _)| address)),
-        RequestTransport::NatsTcp(_) => None,
-    }
 }

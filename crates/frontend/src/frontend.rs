@@ -98,6 +98,7 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
         discovery,
         catalog: catalog.clone(),
         metrics: metrics.clone(),
+        client: client.clone(),
         feeds: Feeds::new(client.clone(), metrics.clone(), catalog.clone(), follow_caches),
         model_cache: config.model_cache.clone().unwrap_or_else(|| std::env::temp_dir().join("busbar-model-files")),
     })?;

@@ -4,10 +4,13 @@
 
 use crate::dispatch::{Attempt, Dispatcher, Failure, Live};
 use crate::models::ServedModel;
+use crate::poison::CLEARED_BY;
+use crate::retries::is_a_loss;
+use crate::suspicion::Suspicion;
 use protocol::ids::InstanceId;
 use protocol::output::{EngineOutput, FinishReason};
 use protocol::request::PreprocessedRequest;
-use runtime::request_plane::{ErrorClass, RequestError};
+use runtime::request_plane::ErrorClass;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +43,16 @@ pub(crate) struct Answer {
     finished: bool,
     /// False once an engine sent text without its tokens: such an answer cannot be replayed.
     replayable: bool,
+    suspicion: Suspicion,
+}
+
+/// A stream or a try that broke.
+struct Broken {
+    failure: Failure,
+    /// Its worker is gone or hangs, as opposed to one that refuses.
+    lost: bool,
+    /// The request ran there, and the worker may have died.
+    died: bool,
 }
 
 impl Answer {
@@ -51,6 +64,9 @@ impl Answer {
         request_id: String,
         request: PreprocessedRequest,
     ) -> Result<Self, Failure> {
+        let suspicion = Suspicion::of(dispatcher.poison().clone(), &request).inspect_err(|_| {
+            model.metrics.poison_refused.inc();
+        })?;
         let mut answer = Self {
             dispatcher,
             model,
@@ -64,9 +80,11 @@ impl Answer {
             started: false,
             finished: false,
             replayable: true,
+            suspicion,
         };
+        answer.model.workers.count_request();
         if let Err(failure) = answer.attempt().await {
-            answer.recover(failure).await?;
+            answer.recover(Broken::of(failure)).await?;
         }
         Ok(answer)
     }
@@ -75,13 +93,18 @@ impl Answer {
     pub(crate) async fn next(&mut self) -> Option<Result<EngineOutput, Failure>> {
         loop {
             let live = self.live.as_mut()?;
-            let wait = self.limits.token_timeout;
-            let item = match tokio::time::timeout(wait, live.stream.next::<EngineOutput>()).await {
-                Ok(item) => item,
-                Err(_) => Some(Err(silence(wait))),
+            let worker = live.booking.worker.worker_id;
+            let item = tokio::select! {
+                biased;
+                item = live.stream.next::<EngineOutput>() => item.map(|item| item.map_err(|error| (error, false))),
+                given_up = live.vigil.broken() => {
+                    self.dispatcher.note_fault(&self.model.workers, worker, given_up.fault, &given_up.error);
+                    Some(Err((given_up.error, true)))
+                }
             };
             match item {
                 Some(Ok(item)) => {
+                    live.vigil.hear(item.data.is_some());
                     if let Some(output) = item.data {
                         self.note(&output);
                         return Some(Ok(output));
@@ -96,9 +119,10 @@ impl Answer {
                     self.live = None;
                     return None;
                 }
-                Some(Err(error)) => {
-                    let worker = live.booking.worker.worker_id;
-                    if let Err(failure) = self.recover(Failure::Worker { worker, error }).await {
+                Some(Err((error, given_up))) => {
+                    let mut broken = Broken::of(Failure::Worker { worker, error });
+                    (broken.lost, broken.died) = (broken.lost || given_up, broken.died && !given_up);
+                    if let Err(failure) = self.recover(broken).await {
                         return Some(Err(failure));
                     }
                     if self.live.is_none() {
@@ -133,9 +157,13 @@ impl Answer {
                 live.booking.grown_to(self.emitted.len() as u64);
             }
         }
+        if self.finished || self.emitted.len() >= CLEARED_BY {
+            self.suspicion.clear(&self.request);
+        }
     }
 
     async fn attempt(&mut self) -> Result<(), Failure> {
+        self.suspicion.wait_for_turn(&self.model.workers).await;
         let attempt = Attempt {
             request_id: &self.request_id,
             number: self.migrations + 1,
@@ -143,17 +171,18 @@ impl Answer {
             wait_if_again: AGAIN_FIRST * 4u32.pow(self.migrations.saturating_sub(1).min(4)),
             timeout: self.limits.token_timeout,
         };
-        self.live = Some(self.dispatcher.open(&self.model, &mut self.request, &attempt).await?);
+        let opened = self.dispatcher.open(&self.model, &mut self.request, &attempt, &mut self.suspicion).await;
+        self.live = Some(opened?);
         Ok(())
     }
 
     /// Goes on elsewhere until it works, the limit is reached, or no retry can help. On `Ok` the stream runs again, or
     /// there was nothing left to generate.
-    async fn recover(&mut self, failure: Failure) -> Result<(), Failure> {
-        let began = Instant::now();
+    async fn recover(&mut self, broken: Broken) -> Result<(), Failure> {
+        let (began, before) = (Instant::now(), self.migrations);
         let kind = if self.started { "ongoing_request" } else { "new_request" };
-        let result = self.recover_from(failure, kind).await;
-        if self.migrations > 0 {
+        let result = self.recover_from(broken, kind).await;
+        if self.migrations > before {
             let outcome = if result.is_ok() { "success" } else { "failure" };
             let labels = [self.model.name.as_str(), kind, outcome];
             let seconds = began.elapsed().as_secs_f64();
@@ -162,11 +191,17 @@ impl Answer {
         result
     }
 
-    async fn recover_from(&mut self, mut failure: Failure, kind: &'static str) -> Result<(), Failure> {
+    async fn recover_from(&mut self, mut broken: Broken, kind: &'static str) -> Result<(), Failure> {
         loop {
             self.live = None;
+            let Broken { failure, lost, died } = broken;
             let Failure::Worker { worker, error } = &failure else { return Err(failure) };
-            self.dispatcher.note_failure(&self.model.workers, *worker, error);
+            let worker = *worker;
+            self.dispatcher.note_failure(&self.model.workers, worker, error);
+            if died && let Err(poison) = self.suspicion.judge(worker, &self.request).await {
+                self.model.metrics.poison_refused.inc();
+                return Err(poison);
+            }
             if !error.is_retryable() || !self.replayable || self.migrations >= self.model.migration_limit {
                 return Err(failure);
             }
@@ -174,23 +209,41 @@ impl Answer {
                 self.dispatcher.metrics().migration_too_long.with(&[&self.model.name]).inc();
                 return Err(failure);
             }
-            self.migrations += 1;
-            self.failed_on.push(*worker);
-            self.dispatcher.metrics().migrations.with(&[&self.model.name, kind]).inc();
-            tracing::info!(
-                request_id = self.request_id,
-                attempt = self.migrations + 1,
-                emitted = self.emitted.len(),
-                "a broken answer goes on at another worker"
-            );
+            // A worker can be lost once; a second time it is a retry like any other.
+            let free = lost && !self.failed_on.contains(&worker);
+            if !free && !self.model.workers.pay_for_retry() {
+                self.model.metrics.retries_refused.inc();
+                tracing::warn!(request_id = self.request_id, error = %failure, "too many retries: it is not tried again");
+                return Err(failure);
+            }
+            self.failed_on.push(worker);
             if !continue_after(&mut self.request, &mut self.emitted) {
                 return Ok(());
             }
+            self.migrations += 1;
             match self.attempt().await {
-                Ok(()) => return Ok(()),
-                // Nobody is left: the first reason says more than "no worker".
-                Err(Failure::Unplaced(_)) => return Err(failure),
-                Err(next) => failure = next,
+                // Nobody is left: the first reason says more than "no worker". And nothing went anywhere.
+                Err(Failure::Unplaced(_)) => {
+                    self.migrations -= 1;
+                    return Err(failure);
+                }
+                Err(Failure::Unresumable) => {
+                    self.migrations -= 1;
+                    return Err(Failure::Unresumable);
+                }
+                result => {
+                    self.dispatcher.metrics().migrations.with(&[&self.model.name, kind]).inc();
+                    tracing::info!(
+                        request_id = self.request_id,
+                        attempt = self.migrations + 1,
+                        resumed = self.request.resumed_tokens(),
+                        "a broken answer goes on at another worker"
+                    );
+                    match result {
+                        Ok(()) => return Ok(()),
+                        Err(next) => broken = Broken::of(next),
+                    }
+                }
             }
         }
     }
@@ -201,14 +254,21 @@ impl Answer {
     }
 }
 
-fn silence(wait: Duration) -> RequestError {
-    RequestError::new(ErrorClass::ResponseTimeout, format!("the worker sent nothing for {} s", wait.as_secs()))
+impl Broken {
+    fn of(failure: Failure) -> Self {
+        let class = if let Failure::Worker { error, .. } = &failure { Some(error.class) } else { None };
+        let died = matches!(class, Some(ErrorClass::Disconnected | ErrorClass::StreamIncomplete));
+        Self { failure, lost: class.is_some_and(is_a_loss), died }
+    }
 }
 
 /// Makes `request` the rest of itself: the emitted tokens join the prompt, and count against the limits. `false` when
 /// nothing is left to generate.
 fn continue_after(request: &mut PreprocessedRequest, emitted: &mut Vec<u32>) -> bool {
     let made = u32::try_from(emitted.len()).unwrap_or(u32::MAX);
+    if made > 0 {
+        request.set_resumed_tokens(request.resumed_tokens() + emitted.len());
+    }
     request.token_ids.append(emitted);
     let stop = &mut request.stop_conditions;
     stop.min_tokens = stop.min_tokens.map(|least| least.saturating_sub(made));
@@ -236,6 +296,7 @@ mod tests {
         emitted.extend([9, 9, 9, 9]);
         assert!(continue_after(&mut request, &mut emitted));
         assert_eq!((request.stop_conditions.max_tokens, request.stop_conditions.min_tokens), (Some(4), Some(0)));
+        assert_eq!(request.resumed_tokens(), 6, "an engine with a grammar needs to know where the answer began");
     }
 
     #[test]

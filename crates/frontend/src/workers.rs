@@ -4,22 +4,32 @@
 //! wake-ups, more than the choice itself, and choice and booking must be one step anyway: two requests chosen in the
 //! same microsecond would otherwise both see the same idle worker.
 
+mod booking;
+
+pub(crate) use booking::Booked;
+
 use crate::health::{Fault, Health};
 use crate::metrics::{AttemptMeter, Metrics, WorkerMetrics};
+use crate::retries::Retries;
+use crate::sentry::{Report, Sentry};
+use crate::tempo::{self, LOOK_EVERY, Standing};
 use parking_lot::Mutex;
 use protocol::card::RuntimeConfig;
 use protocol::discovery::EndpointRecord;
 use protocol::events::KvMetrics;
 use protocol::ids::{InstanceId, WorkerRank};
 use protocol::kv::WorkerKvEvent;
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use router::index::DEFAULT_INDEX_BYTES;
 use router::select::{Pin, Snapshot};
-use router::{Applied, BookingId, Index, Loads, Overlaps, Placement, Prompt, RouterConfig, SelectError, WorkerView};
+use router::{Applied, Index, Loads, Overlaps, Placement, Prompt, RouterConfig, SelectError, WorkerView};
+use runtime::request_plane::RequestClient;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 /// Data-parallel ranks read from one card; more is a mistake in the card.
 const RANKS_MAX: u32 = 64;
@@ -30,7 +40,10 @@ pub(crate) struct WorkerSet {
     pub(crate) block_size: u32,
     router: RouterConfig,
     metrics: Arc<Metrics>,
+    client: RequestClient,
     epoch: Instant,
+    /// One suspect at a time, see [`crate::poison`].
+    trial: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -42,6 +55,8 @@ struct State {
     turn: u64,
     rng: SmallRng,
     evicted_seen: u64,
+    retries: Retries,
+    speeds_looked_at: Instant,
 }
 
 struct Member {
@@ -50,6 +65,8 @@ struct Member {
     since: Instant,
     health: Health,
     ranks: Vec<Rank>,
+    sentry: Arc<Sentry>,
+    speed: Standing,
 }
 
 struct Rank {
@@ -68,6 +85,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) pinned: Option<Pin>,
     /// Instances that failed this request already: taken only when there is no other.
     pub(crate) avoid: &'a [InstanceId],
+    /// Only workers that can go on in the middle of a constrained answer.
+    pub(crate) resumes_guided: bool,
 }
 
 /// A chosen worker with the load booked on it.
@@ -79,16 +98,6 @@ pub(crate) struct Chosen {
     pub(crate) again: bool,
     /// How long it took to look the prompt up in the index.
     pub(crate) matched_in: Duration,
-}
-
-/// Load held on a worker until dropped.
-pub(crate) struct Booked {
-    set: Arc<WorkerSet>,
-    id: BookingId,
-    pub(crate) worker: WorkerRank,
-    pub(crate) metrics: Arc<WorkerMetrics>,
-    pub(crate) meter: AttemptMeter,
-    in_prefill: bool,
 }
 
 /// A worker as the status page shows it.
@@ -109,6 +118,7 @@ impl WorkerSet {
         block_size: u32,
         router: RouterConfig,
         metrics: Arc<Metrics>,
+        client: RequestClient,
         seed: u64,
     ) -> Arc<Self> {
         let state = State {
@@ -119,13 +129,17 @@ impl WorkerSet {
             turn: 0,
             rng: SmallRng::seed_from_u64(seed),
             evicted_seen: 0,
+            retries: Retries::new(Instant::now()),
+            speeds_looked_at: Instant::now(),
         };
         Arc::new(Self {
             model: model.to_owned(),
             block_size,
             router,
             metrics,
+            client,
             epoch: Instant::now(),
+            trial: Arc::new(Semaphore::new(1)),
             state: Mutex::new(state),
         })
     }
@@ -135,9 +149,15 @@ impl WorkerSet {
         self.router.mode.name()
     }
 
-    /// Adds a worker, or takes over its new record; a registration also ends its time aside.
-    pub(crate) fn put(&self, endpoint: Arc<EndpointRecord>, limits: &RuntimeConfig) {
+    /// Adds a worker, or takes over its new record; a registration also ends its time aside. From now on it is watched.
+    pub(crate) fn put(self: &Arc<Self>, endpoint: Arc<EndpointRecord>, limits: &RuntimeConfig) {
         let instance = endpoint.instance_id;
+        let set = Arc::downgrade(self);
+        let sentry = Sentry::post(self.client.clone(), endpoint.clone(), move |report| match (set.upgrade(), report) {
+            (Some(set), Report::Answers) => set.answered(instance),
+            (Some(set), Report::Out(fault, why)) => set.out(instance, fault, &why),
+            (None, _) => {}
+        });
         let mut state = self.state.lock();
         let (first, count) = (limits.data_parallel_start_rank(), limits.data_parallel_size().min(RANKS_MAX));
         let known = state.members.remove(&instance);
@@ -155,7 +175,7 @@ impl WorkerSet {
             rank.metrics.kv_total_blocks.set(limits.total_kv_blocks.unwrap_or(0).try_into().unwrap_or(i64::MAX));
         }
         let (limits, since, health) = (limits.clone(), Instant::now(), Health::default());
-        let member = Member { endpoint, limits, since, health, ranks };
+        let member = Member { endpoint, limits, since, health, ranks, sentry, speed: Standing::default() };
         state.members.insert(instance, member);
         state.rebuild_views();
     }
@@ -173,11 +193,6 @@ impl WorkerSet {
         }
     }
 
-    /// How `instance` is reached, while it is registered.
-    pub(crate) fn endpoint(&self, instance: InstanceId) -> Option<Arc<EndpointRecord>> {
-        self.state.lock().members.get(&instance).map(|member| member.endpoint.clone())
-    }
-
     /// Whether `instance` is registered here.
     pub(crate) fn contains(&self, instance: InstanceId) -> bool {
         self.state.lock().members.contains_key(&instance)
@@ -185,7 +200,7 @@ impl WorkerSet {
 
     /// Chooses a worker and books the request on it, in one step.
     ///
-    /// Workers that are set aside or that failed this request are taken only when there is no other: first the good
+    /// Workers that are set aside, have no turn because they are slow, or failed this request are taken only when there is no other: first the good
     /// ones, then those that did not fail this request, then any.
     pub(crate) fn choose(self: &Arc<Self>, ask: &Ask<'_>) -> Result<Chosen, SelectError> {
         let now = Instant::now();
@@ -196,8 +211,14 @@ impl WorkerSet {
             _ => Overlaps::default(),
         };
         let matched_in = now.elapsed();
-        let aside = state.members.iter().filter(|(_, member)| !member.health.is_good(now)).map(|(&id, _)| id);
-        let mut excluded: Vec<InstanceId> = aside.chain(ask.avoid.iter().copied()).collect();
+        let able = ask.resumes_guided.then(|| state.able_to_resume(ask.allowed));
+        let ask = &Ask { allowed: able.as_deref().or(ask.allowed), ..*ask };
+        let State { members, rng, .. } = state;
+        let aside = members.iter().filter(|(_, member)| {
+            let fast = member.speed.is_usual(now) || member.speed.takes_part(now, rng.random());
+            !fast || !member.health.is_good(now)
+        });
+        let mut excluded: Vec<InstanceId> = aside.map(|(&id, _)| id).chain(ask.avoid.iter().copied()).collect();
         let mut placement = self.select(state, ask, &excluded, &overlaps);
         for fewer in [ask.avoid, &[]] {
             let lacks = matches!(placement, Err(SelectError::NoWorkers | SelectError::NoneAllowed));
@@ -218,6 +239,8 @@ impl WorkerSet {
         let member = state.members.get(&placement.worker.worker_id).ok_or(SelectError::NoWorkers)?;
         let rank = member.ranks.iter().find(|rank| rank.worker == placement.worker).ok_or(SelectError::NoWorkers)?;
         let (endpoint, metrics) = (member.endpoint.clone(), rank.metrics.clone());
+        let sentry = member.sentry.clone();
+        let prefill_ahead = state.loads.of(placement.worker).active_prefill_tokens;
         drop(guard);
         metrics.placements.inc();
         metrics.prompt_tokens.inc_by(ask.prompt.tokens as u64);
@@ -228,7 +251,22 @@ impl WorkerSet {
         router.selected_cached_tokens.inc_by(placement.cached_tokens);
         let meter = AttemptMeter::start(&metrics, ask.prompt.tokens);
         let again = ask.avoid.contains(&placement.worker.worker_id);
-        let booking = Booked { set: self.clone(), id, worker: placement.worker, metrics, meter, in_prefill: true };
+        let (set, worker) = (self.clone(), placement.worker);
+        let cut = sentry.line.cut();
+        let booking = Booked {
+            set,
+            id,
+            worker,
+            metrics,
+            meter,
+            in_prefill: true,
+            sentry,
+            cut,
+            prefill_tokens: placement.prefill_tokens,
+            prefill_ahead,
+            booked_at: now,
+            unnoted: None,
+        };
         Ok(Chosen { endpoint, booking, placement, again, matched_in })
     }
 
@@ -244,17 +282,78 @@ impl WorkerSet {
         router::select(&self.router, &request, &Snapshot { workers: views, overlaps, loads }, *turn, rng)
     }
 
-    /// Notes that a worker failed. `true` when the caller should probe it until it accepts a connection.
+    /// Notes that a worker failed a request. One that may be lost is looked after at once. `true` when it was thought well
+    /// until now.
     pub(crate) fn fault(&self, instance: InstanceId, fault: Fault) -> bool {
+        let now = Instant::now();
         let mut state = self.state.lock();
-        state.members.get_mut(&instance).is_some_and(|member| member.health.fail(fault, Instant::now()))
+        let Some(member) = state.members.get_mut(&instance) else { return false };
+        let was_good = member.health.is_good(now);
+        if member.health.fail(fault, now) {
+            member.sentry.kick();
+        }
+        was_good
     }
 
-    /// Notes that a worker served, or was reached again.
-    pub(crate) fn recovered(&self, instance: InstanceId) {
-        if let Some(member) = self.state.lock().members.get_mut(&instance) {
-            member.health.recover();
+    /// The worker's sentry has found it lost, or hanging: it is out of routing until it answers.
+    fn out(&self, instance: InstanceId, fault: Fault, why: &str) {
+        let mut state = self.state.lock();
+        let changed = state.members.get_mut(&instance).is_some_and(|member| member.health.fail(fault, Instant::now()));
+        drop(state);
+        if changed {
+            tracing::warn!(worker_id = %instance, model = self.model, ?fault, why, "a worker is out of routing until it answers");
         }
+    }
+
+    /// The worker answered its sentry.
+    fn answered(&self, instance: InstanceId) {
+        let had_to = self.state.lock().members.get_mut(&instance).is_some_and(|member| member.health.answered());
+        if had_to {
+            tracing::info!(worker_id = %instance, model = self.model, "a worker answers again");
+        }
+    }
+
+    /// The worker was registered again: it may be chosen at once, and is looked after.
+    pub(crate) fn registered(&self, instance: InstanceId) {
+        if let Some(member) = self.state.lock().members.get_mut(&instance) {
+            member.health.registered();
+            member.sentry.kick();
+        }
+    }
+
+    /// A stream got `tokens` from a worker within `took`; once a second the workers are compared.
+    fn note_speed(&self, instance: InstanceId, tokens: u64, took: Duration, now: Instant) {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        if let Some(member) = state.members.get_mut(&instance) {
+            member.speed.tempo.add(tokens, took, now);
+        }
+        if now.saturating_duration_since(state.speeds_looked_at) < LOOK_EVERY {
+            return;
+        }
+        state.speeds_looked_at = now;
+        let (ids, mut speeds): (Vec<InstanceId>, Vec<&mut Standing>) =
+            state.members.iter_mut().map(|(&id, member)| (id, &mut member.speed)).unzip();
+        let ejected = tempo::look(&mut speeds, now);
+        drop(guard);
+        for at in ejected {
+            tracing::warn!(worker_id = %ids[at], model = self.model, "a worker is far slower than its peers: it gets nothing for a while");
+        }
+    }
+
+    /// A request comes in.
+    pub(crate) fn count_request(&self) {
+        self.state.lock().retries.request(Instant::now());
+    }
+
+    /// Pays for one more try of a request whose worker is not gone; `false` when there are too many.
+    pub(crate) fn pay_for_retry(&self) -> bool {
+        self.state.lock().retries.pay(Instant::now())
+    }
+
+    /// The turn of a suspect that has to be alone.
+    pub(crate) fn trial(&self) -> Arc<Semaphore> {
+        self.trial.clone()
     }
 
     /// Applies one cache event; see [`Index::apply`].
@@ -334,13 +433,22 @@ impl WorkerSet {
         let view = |member: &Member, rank: &Rank| MemberView {
             worker: rank.worker,
             endpoint: member.endpoint.clone(),
-            health: member.health.word(now),
+            health: match (member.health.word(now), member.speed.word(now)) {
+                ("ready", Some(slow)) => slow,
+                (word, _) => word,
+            },
             active_requests: state.loads.of(rank.worker).active_requests,
             here_s: member.since.elapsed().as_secs(),
             engine: engine_of(&member.limits),
         };
         state.members.values().flat_map(|member| member.ranks.iter().map(move |rank| view(member, rank))).collect()
     }
+}
+
+/// Whether the worker can go on in the middle of a constrained answer; stock workers cannot.
+fn resumes_guided(limits: &RuntimeConfig) -> bool {
+    let told = limits.other.get("runtime_data").and_then(|told| told.get("busbar_resumes_guided"));
+    told.and_then(serde_json::Value::as_bool).unwrap_or(false)
 }
 
 /// The kind of engine, when the worker tells it; stock workers do not.
@@ -350,6 +458,12 @@ fn engine_of(limits: &RuntimeConfig) -> Option<String> {
 }
 
 impl State {
+    /// The workers among `allowed` that can go on in the middle of a constrained answer.
+    fn able_to_resume(&self, allowed: Option<&[u64]>) -> Vec<u64> {
+        let able = self.members.iter().filter(|(_, member)| resumes_guided(&member.limits)).map(|(id, _)| id.0);
+        able.filter(|id| allowed.is_none_or(|allowed| allowed.contains(id))).collect()
+    }
+
     fn rebuild_views(&mut self) {
         let view = |member: &Member, rank: &Rank| WorkerView {
             worker: rank.worker,
@@ -367,33 +481,5 @@ impl State {
 
     fn rank_mut(&mut self, worker: WorkerRank) -> Option<&mut Rank> {
         self.members.get_mut(&worker.worker_id)?.ranks.iter_mut().find(|rank| rank.worker == worker)
-    }
-}
-
-impl Booked {
-    /// The prompt is computed: it is no longer load, and the worker is well.
-    pub(crate) fn prefill_completed(&mut self) {
-        if std::mem::take(&mut self.in_prefill) {
-            self.meter.first_token();
-            let mut state = self.set.state.lock();
-            state.loads.mark_prefill_completed(self.id);
-            if let Some(member) = state.members.get_mut(&self.worker.worker_id) {
-                member.health.recover();
-            }
-        }
-    }
-
-    /// The answer has so many tokens by now; counted only where the router tracks output.
-    pub(crate) fn grown_to(&mut self, output_tokens: u64) {
-        self.meter.tokens(output_tokens);
-        if self.set.router.track_output_blocks && output_tokens.is_multiple_of(u64::from(self.set.block_size.max(1))) {
-            self.set.state.lock().loads.grow(self.id, output_tokens);
-        }
-    }
-}
-
-impl Drop for Booked {
-    fn drop(&mut self) {
-        self.set.state.lock().loads.free(self.id);
     }
 }

@@ -48,6 +48,30 @@ pub struct PreprocessedRequest {
     pub extra_args: Option<serde_json::Value>,
 }
 
+/// Key of ours in [`PreprocessedRequest::extra_args`].
+const OWN_ARGS: &str = "busbar";
+/// Under it: how many tokens at the end of the prompt are the beginning of the answer.
+const RESUMED_TOKENS: &str = "resumed_tokens";
+
+impl PreprocessedRequest {
+    /// How many tokens at the end of the prompt are the beginning of the answer, made by a worker that is gone: a
+    /// grammar, penalties and a seed have to be brought to where they were. 0 in a request that begins, at most the
+    /// length of the prompt.
+    pub fn resumed_tokens(&self) -> usize {
+        let told = self.extra_args.as_ref().and_then(|args| args.get(OWN_ARGS)?.get(RESUMED_TOKENS)?.as_u64());
+        usize::try_from(told.unwrap_or(0)).unwrap_or(usize::MAX).min(self.token_ids.len())
+    }
+
+    /// Sets [`PreprocessedRequest::resumed_tokens`]. Whatever else is in the extras stays.
+    pub fn set_resumed_tokens(&mut self, tokens: usize) {
+        let args = self.extra_args.get_or_insert_with(|| serde_json::json!({}));
+        if !args.is_object() {
+            *args = serde_json::json!({});
+        }
+        args[OWN_ARGS] = serde_json::json!({ RESUMED_TOKENS: tokens });
+    }
+}
+
 /// When generation ends. Every field may be absent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -189,4 +213,26 @@ pub struct RoutingHints {
     /// Constraints by taint, opaque to us.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routing_constraints: Option<serde_json::Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn resumed_tokens_travel_beside_what_else_is_in_the_extras_and_are_never_more_than_the_prompt() {
+        let mut request = PreprocessedRequest { token_ids: vec![1, 2, 3], ..PreprocessedRequest::default() };
+        assert_eq!(request.resumed_tokens(), 0);
+        request.extra_args = Some(json!({"nvext": {"greed": 1}}));
+        request.set_resumed_tokens(2);
+        assert_eq!(request.extra_args, Some(json!({"nvext": {"greed": 1}, "busbar": {"resumed_tokens": 2}})));
+        let back: PreprocessedRequest = serde_json::from_value(serde_json::to_value(&request).unwrap()).unwrap();
+        assert_eq!(back.resumed_tokens(), 2);
+        request.set_resumed_tokens(9);
+        assert_eq!(request.resumed_tokens(), 3, "a stranger's number cannot reach beyond the prompt");
+        request.extra_args = Some(json!("a stranger's text"));
+        request.set_resumed_tokens(1);
+        assert_eq!(request.resumed_tokens(), 1);
+    }
 }

@@ -21,6 +21,8 @@ pub const ALL: &[MetricSpec] = &[
     FRONTEND_TOKENS_BY_KEY_TOTAL,
     FRONTEND_AUTH_FAILURES_TOTAL,
     FRONTEND_ADMISSION_REJECTED_TOTAL,
+    FRONTEND_RETRIES_REFUSED_TOTAL,
+    FRONTEND_POISON_REFUSED_TOTAL,
     FRONTEND_WORKER_KV_USED_BLOCKS,
     FRONTEND_WORKER_KV_TOTAL_BLOCKS,
     ROUTER_PLACEMENTS_TOTAL,
@@ -166,6 +168,22 @@ pub const FRONTEND_ADMISSION_REJECTED_TOTAL: MetricSpec = MetricSpec {
     kind: MetricKind::Counter,
     help: "Requests refused at the door, by the limit that refused them",
     labels: &[labels::REASON],
+};
+
+/// `busbar_frontend_retries_refused_total`: requests not tried at another worker because too many were already.
+pub const FRONTEND_RETRIES_REFUSED_TOTAL: MetricSpec = MetricSpec {
+    name: "busbar_frontend_retries_refused_total",
+    kind: MetricKind::Counter,
+    help: "Requests not tried at another worker because too many were already",
+    labels: &[labels::MODEL],
+};
+
+/// `busbar_frontend_poison_refused_total`: requests refused because workers died while they ran them.
+pub const FRONTEND_POISON_REFUSED_TOTAL: MetricSpec = MetricSpec {
+    name: "busbar_frontend_poison_refused_total",
+    kind: MetricKind::Counter,
+    help: "Requests refused because workers died while they ran them",
+    labels: &[labels::MODEL],
 };
 
 /// `busbar_frontend_worker_kv_used_blocks`: KV blocks in use on a worker, cached ones included, as it last told.

@@ -1,7 +1,6 @@
 //! Follows the cache of one worker rank: subscribe, ask for all that is stored, then apply event by event; a hole in
 //! the numbers is asked for at once.
 
-use crate::dispatch::probe;
 use crate::health::Fault;
 use crate::metrics::Metrics;
 use crate::workers::WorkerSet;
@@ -114,12 +113,11 @@ impl Follow {
                     unchecked = true;
                 }
                 // A dead process closes this connection at once, long before its record expires: out of routing
-                // until it is reached again.
+                // until it answers.
                 Event::Lost => {
                     let worker = self.worker.worker_id;
                     if self.workers.fault(worker, Fault::Lost) {
-                        tracing::warn!(worker_id = %worker, "a worker's event connection is lost: out of routing until it is reached");
-                        probe(self.workers.clone(), worker).await;
+                        tracing::warn!(worker_id = %worker, "a worker's event connection is lost: out of routing until it answers");
                     }
                 }
                 // What was published in between is lost. The last events of a burst may be, too, and no later

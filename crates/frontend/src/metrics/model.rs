@@ -30,6 +30,10 @@ pub(crate) struct ModelMetrics {
     pub(crate) waited_too_long: Counter,
     /// Attempts that found every worker busy.
     pub(crate) all_busy: Counter,
+    /// Requests that were not tried again because there were too many retries.
+    pub(crate) retries_refused: Counter,
+    /// Requests refused because workers died on them.
+    pub(crate) poison_refused: Counter,
 }
 
 /// The one class of the queue policy.
@@ -62,6 +66,8 @@ impl ModelMetrics {
             pending: all.router_pending_requests.with(&queue),
             received: all.router_received.with(&queue),
             waited_too_long: all.router_rejected.with(&refused("due_time_passed")),
+            retries_refused: all.retries_refused.with(&label),
+            poison_refused: all.poison_refused.with(&label),
             all_busy: all.router_backpressure.with(&refused("request_limit")),
         }
     }

@@ -14,6 +14,7 @@ use protocol::card::ModelCard;
 use protocol::discovery::Record;
 use protocol::ids::InstanceId;
 use runtime::discovery::{Change, Discovery, RecordKey, Watch};
+use runtime::request_plane::RequestClient;
 use runtime::tasks::Tasks;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Weak};
@@ -33,6 +34,7 @@ pub(crate) struct WatcherParts {
     pub(crate) discovery: Discovery,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) client: RequestClient,
     pub(crate) feeds: Feeds,
     pub(crate) model_cache: std::path::PathBuf,
 }
@@ -42,6 +44,7 @@ pub(crate) struct Watcher {
     config: Arc<FrontendConfig>,
     catalog: Arc<Catalog>,
     metrics: Arc<Metrics>,
+    client: RequestClient,
     watch: Watch,
     /// Held, because a watch ends with the last handle of its discovery.
     _discovery: Discovery,
@@ -87,7 +90,7 @@ enum Event {
 
 impl Watcher {
     pub(crate) fn new(parts: WatcherParts) -> Result<Self, reqwest::Error> {
-        let WatcherParts { config, discovery, catalog, metrics, feeds, model_cache } = parts;
+        let WatcherParts { config, discovery, catalog, metrics, client, feeds, model_cache } = parts;
         let scope = Scope {
             namespace: config.namespace.clone(),
             namespace_prefix: config.namespace_prefix.clone(),
@@ -107,6 +110,7 @@ impl Watcher {
             config,
             catalog,
             metrics,
+            client,
             feeds,
         })
     }
@@ -155,7 +159,7 @@ impl Watcher {
                 Record::Endpoint(record) => {
                     // A registration, even of the same record, ends a worker's time aside.
                     for tracked in self.models.values() {
-                        tracked.workers.recovered(record.instance_id);
+                        tracked.workers.registered(record.instance_id);
                     }
                     self.ledger.put_endpoint(key.name, record);
                 }
@@ -249,8 +253,8 @@ impl Watcher {
     fn track(&mut self, name: &str, group: &Group) {
         if !self.models.contains_key(name) {
             let block_size = self.config.kv_cache_block_size.unwrap_or(group.card.kv_cache_block_size);
-            let workers =
-                WorkerSet::new(name, block_size, self.config.router, self.metrics.clone(), rand::random::<u64>());
+            let (metrics, client, seed) = (self.metrics.clone(), self.client.clone(), rand::random::<u64>());
+            let workers = WorkerSet::new(name, block_size, self.config.router, metrics, client, seed);
             let tracked = Tracked {
                 identity: group.identity,
                 workers,

@@ -22,6 +22,11 @@ pub(crate) fn to_api(failure: &Failure, overload_status: u16) -> ApiError {
             unavailable("The worker that the request names is not there").with_retry_after(RETRY_SOON)
         }
         Failure::Unplaced(SelectError::NoWorkers) => unavailable("Service temporarily unavailable: no worker is there"),
+        Failure::Poison { left } => poison(*left),
+        Failure::Unresumable => {
+            let message = "The worker that ran this constrained answer is gone, and no other one can go on in the middle of it. Try again.";
+            unavailable(message).with_code("not_resumable")
+        }
         Failure::Worker { error, .. } => of_worker(error, overload_status),
     }
 }
@@ -54,6 +59,16 @@ fn of_worker(error: &RequestError, overload_status: u16) -> ApiError {
         | ErrorClass::BackendProtocol
         | ErrorClass::Internal => ApiError::new(500, SERVER_ERROR, said("Internal server error")),
     }
+}
+
+/// 422: nobody should send it again as it is.
+fn poison(left: Duration) -> ApiError {
+    let minutes = left.as_secs().div_ceil(60);
+    let message = format!(
+        "Workers died while they ran this request, so it is refused for the next {minutes} min. Change the prompt or the \
+         constraint; if it is harmless, the operator finds the crash in the workers' logs."
+    );
+    ApiError::new(422, "invalid_request_error", message).with_code("poison")
 }
 
 /// 503.

@@ -22,9 +22,12 @@ use runtime::request_plane::{
 use serde_json::json;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 pub(crate) const BLOCK_SIZE: usize = 4;
+
+const BEAT: Duration = Duration::from_secs(1);
 
 /// What a worker does.
 #[derive(Clone, Default)]
@@ -44,6 +47,10 @@ pub(crate) struct WorkerPlan {
     pub(crate) card: Option<fn(&mut ModelCard)>,
     /// Publishes what it caches.
     pub(crate) kv_events: bool,
+    /// Where its record says that it takes requests, if that is not its own port.
+    pub(crate) address: Option<String>,
+    /// Promises beats, one a second, and sends so many before its first token.
+    pub(crate) beats: Option<u32>,
     /// Tokens whose blocks it has before anybody hears of it.
     pub(crate) cached: Vec<u32>,
 }
@@ -66,16 +73,30 @@ pub(crate) struct ScriptedWorker {
     server: Option<RequestServer>,
     publisher: Option<Arc<Publisher>>,
     load: Option<Publisher>,
+    address: Option<String>,
 }
 
 impl ScriptedWorker {
     pub(crate) async fn start(store: &Discovery, plan: WorkerPlan) -> Self {
-        let instance = InstanceId(plan.instance);
         let config = RequestServerConfig { host: "127.0.0.1".into(), ..RequestServerConfig::default() };
         let server = RequestServer::bind(config).await.unwrap();
+        Self::with(server, store, plan).await
+    }
+
+    /// Behind a port that was opened before.
+    pub(crate) async fn with(server: RequestServer, store: &Discovery, plan: WorkerPlan) -> Self {
+        let instance = InstanceId(plan.instance);
         let seen = Arc::new(Seen::default());
         let discovery = store.member();
-        let mut worker = Self { instance, seen: seen.clone(), discovery, server: None, publisher: None, load: None };
+        let mut worker = Self {
+            instance,
+            seen: seen.clone(),
+            discovery,
+            server: None,
+            publisher: None,
+            load: None,
+            address: plan.address.clone(),
+        };
 
         let handler = {
             let plan = Arc::new(plan.clone());
@@ -113,6 +134,11 @@ impl ScriptedWorker {
     /// Gone as after SIGTERM.
     pub(crate) async fn leave(&mut self) {
         self.discovery.withdraw_all().await;
+    }
+
+    /// Where it takes requests.
+    pub(crate) fn server_address(&self) -> String {
+        self.server.as_ref().unwrap().address()
     }
 
     pub(crate) fn requests(&self) -> Vec<PreprocessedRequest> {
@@ -170,7 +196,7 @@ impl ScriptedWorker {
             component: "backend".into(),
             endpoint: name.into(),
             instance_id: self.instance,
-            transport: RequestTransport::Tcp(format!("{}/{path}", server.address())),
+            transport: RequestTransport::Tcp(format!("{}/{path}", self.address.clone().unwrap_or(server.address()))),
             device_type: Some("cpu".into()),
             request_plane_codec: Some(Codec::Msgpack),
         }
@@ -316,8 +342,17 @@ async fn generate(plan: &WorkerPlan, seen: &Seen, request: &PreprocessedRequest,
     let prompt = tokens.len() as u32;
     let most = request.stop_conditions.max_tokens.unwrap_or(16);
     let cut = plan.cut_after.filter(|_| seen.cut.fetch_add(1, Ordering::SeqCst) == 0);
+    if plan.beats.is_some() {
+        out.promise_beats(BEAT);
+    }
     if out.accept().await.is_err() {
         return false;
+    }
+    for _ in 0..plan.beats.unwrap_or(0) {
+        tokio::time::sleep(BEAT).await;
+        if out.beat().await.is_err() {
+            return false;
+        }
     }
     for made in 0..most {
         if cut == Some(made as usize) {

@@ -149,12 +149,16 @@ pub struct Prologue {
     /// The same for programs; its class decides the HTTP status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub typed_error: Option<WireError>,
+    /// Ours, and only to a frontend that asked: an empty item follows at least so often, milliseconds, while the engine
+    /// goes forward.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beat_ms: Option<u64>,
 }
 
 impl Prologue {
     /// The request is refused.
     pub fn refused(error: WireError) -> Self {
-        Self { error: Some(error.message.clone()), typed_error: Some(error) }
+        Self { error: Some(error.message.clone()), typed_error: Some(error), beat_ms: None }
     }
 }
 

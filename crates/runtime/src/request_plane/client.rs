@@ -5,6 +5,7 @@ use super::error::{ErrorClass, RequestError};
 use super::pool::{Connection, Lost, Pool};
 use super::response_stream::ResponseStream;
 use super::traffic::Traffic;
+use super::watch::{CALLER, WatchLine};
 use bytes::{Bytes, BytesMut};
 use protocol::discovery::{Codec, EndpointRecord, RequestTransport};
 use protocol::dynamo::control::StreamType;
@@ -62,6 +63,8 @@ struct Shared {
     listener: CallHomeListener,
     pool: Pool,
     traffic: Arc<Traffic>,
+    /// Names this client to workers: its pings vouch for the requests that it has running.
+    caller: String,
 }
 
 impl RequestClient {
@@ -75,7 +78,8 @@ impl RequestClient {
         let (host, port) = (&config.response_host, config.response_port);
         let listener = CallHomeListener::bind(host, port, advertise, traffic.clone()).await?;
         let pool = Pool::new(config.connect_timeout, traffic.clone());
-        Ok(Self { shared: Arc::new(Shared { config, listener, pool, traffic }) })
+        let caller = uuid::Uuid::new_v4().to_string();
+        Ok(Self { shared: Arc::new(Shared { config, listener, pool, traffic, caller }) })
     }
 
     /// What went over the request connections since the start.
@@ -86,6 +90,14 @@ impl RequestClient {
     /// `HOST:PORT` that workers call home to.
     pub fn response_address(&self) -> &str {
         self.shared.listener.address()
+    }
+
+    /// Dials a watch connection to `target`. There is no limit on the wait; the caller has one.
+    ///
+    /// # Errors
+    /// Those of connecting, and [`io::ErrorKind::InvalidInput`] for a record that cannot be dialled.
+    pub async fn watch(&self, target: &EndpointRecord) -> io::Result<WatchLine> {
+        WatchLine::dial(target, &self.shared.caller).await
     }
 
     /// Sends `body` to `target`, in the codec of its record. Resolves when the worker has taken the request: after its
@@ -122,7 +134,7 @@ impl RequestClient {
             context: request_id.to_owned(),
             stream_type: StreamType::Response,
         };
-        let frame = encode(path, headers, codec, &call_home, body)?;
+        let frame = encode(path, headers, codec, &call_home, &self.shared.caller, body)?;
         let full =
             || RequestError::new(ErrorClass::CapacityExhausted, format!("{WAITING_MAX} requests wait for workers"));
         let mut expected = self.shared.listener.expect(call_home.subject).ok_or_else(full)?;
@@ -192,7 +204,7 @@ impl RequestClient {
 }
 
 /// `HOST:PORT` and path of an endpoint.
-fn address_of(target: &EndpointRecord) -> Result<(&str, &str), RequestError> {
+pub(super) fn address_of(target: &EndpointRecord) -> Result<(&str, &str), RequestError> {
     match &target.transport {
         RequestTransport::Tcp(transport) => transport.split_once('/').ok_or_else(|| {
             let why = format!("the transport `{transport}` of {} is not HOST:PORT/PATH", target.endpoint_id());
@@ -210,6 +222,7 @@ fn encode<B: Serialize + ?Sized>(
     headers: &[(&str, &str)],
     codec: Codec,
     call_home: &CallHome,
+    caller: &str,
     body: &B,
 ) -> Result<Bytes, RequestError> {
     let internal = |error: String| RequestError::new(ErrorClass::Internal, error);
@@ -217,7 +230,12 @@ fn encode<B: Serialize + ?Sized>(
     let control = RequestControl::new(codec, call_home);
     let header = serde_json::to_vec(&control).map_err(|error| internal(error.to_string()))?;
     let sent_at_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos()).to_string();
-    let own = [(FRONTEND_SEND_TS_NS, sent_at_ns.as_str()), (ENDPOINT_PATH, path), (REQUEST_ID, &call_home.context)];
+    let own = [
+        (FRONTEND_SEND_TS_NS, sent_at_ns.as_str()),
+        (ENDPOINT_PATH, path),
+        (REQUEST_ID, &call_home.context),
+        (CALLER, caller),
+    ];
     let headers: Headers = headers.iter().copied().chain(own).collect();
     let encoded = || -> Result<Bytes, EncodeError> {
         let mut payload = BytesMut::new();

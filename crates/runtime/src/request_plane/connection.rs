@@ -1,10 +1,12 @@
 //! One request connection of a worker, and each request that came over it.
 
+use super::callers::Caller;
 use super::error::{ErrorClass, wire_error};
 use super::incoming::{Handler, Incoming};
 use super::responder::Responder;
 use super::server::Shared;
 use super::socket;
+use super::watch::{ANOTHER_INSTANCE, CALLER, PING};
 use bytes::BytesMut;
 use protocol::dynamo::control::{RequestType, StreamType};
 use protocol::dynamo::two_part::encode_control;
@@ -43,8 +45,10 @@ struct Job {
 /// Reads requests, acknowledges them in order, and starts them, until the peer closes or breaks the protocol.
 pub(super) async fn serve(shared: Arc<Shared>, mut stream: TcpStream, peer: SocketAddr) {
     let mut inbox = BytesMut::new();
+    // Who pings on it, if it is a watch connection.
+    let mut caller = None;
     loop {
-        let (outcome, acks, jobs) = take_requests(&shared, &mut inbox);
+        let (outcome, acks, jobs) = take_requests(&shared, &mut inbox, &mut caller);
         if !acks.is_empty()
             && let Err(error) = stream.write_all(&acks).await
         {
@@ -83,18 +87,28 @@ async fn read_within(stream: &mut TcpStream, inbox: &mut BytesMut, limit: Option
 }
 
 /// All whole frames: the acks in order, and the requests behind them.
-fn take_requests(shared: &Shared, inbox: &mut BytesMut) -> (Result<(), FrameError>, BytesMut, Vec<Job>) {
+fn take_requests(
+    shared: &Shared,
+    inbox: &mut BytesMut,
+    caller: &mut Option<Arc<Caller>>,
+) -> (Result<(), FrameError>, BytesMut, Vec<Job>) {
     let (mut acks, mut jobs) = (BytesMut::new(), Vec::new());
     let outcome = loop {
         match RequestFrame::decode(inbox) {
             Ok(None) => break Ok(()),
-            Ok(Some(frame)) => match admit(shared, frame) {
-                Ok(job) => {
-                    Ack::Taken.encode_into(&mut acks);
-                    jobs.push(job);
+            Ok(Some(frame)) => {
+                if let Some(pong) = answer_ping(shared, &frame, caller) {
+                    pong.encode_into(&mut acks);
+                    continue;
                 }
-                Err(refusal) => refusal.encode_into(&mut acks),
-            },
+                match admit(shared, frame) {
+                    Ok(job) => {
+                        Ack::Taken.encode_into(&mut acks);
+                        jobs.push(job);
+                    }
+                    Err(refusal) => refusal.encode_into(&mut acks),
+                }
+            }
             Err(error) => {
                 // Where the next frame begins is not known. Say why, then close.
                 Ack::Unavailable(error.to_string()).encode_into(&mut acks);
@@ -103,6 +117,21 @@ fn take_requests(shared: &Shared, inbox: &mut BytesMut) -> (Result<(), FrameErro
         }
     };
     (outcome, acks, jobs)
+}
+
+/// What is said to a ping; `None` for a request. A worker that drains lives, so it says the same as ever.
+fn answer_ping(shared: &Shared, frame: &RequestFrame, caller: &mut Option<Arc<Caller>>) -> Option<Ack> {
+    let path = frame.path.strip_prefix(PING)?.strip_prefix('/')?;
+    if caller.is_none() {
+        *caller = frame.headers.get(CALLER).and_then(|name| shared.callers.named(name));
+    }
+    if let Some(caller) = caller {
+        caller.pinged();
+    }
+    Some(match shared.handler(path) {
+        Some(_) => Ack::Taken,
+        None => Ack::Unavailable(ANOTHER_INSTANCE.into()),
+    })
 }
 
 /// Whether a request is taken. A refusal must begin with one of the two texts that a frontend understands.
@@ -166,6 +195,18 @@ async fn answer(shared: Arc<Shared>, job: Job) {
     let (read, write) = stream.into_split();
     let cancelled = shared.requests.token().child_token();
     let mut responder = Responder::new(write, cancelled.clone(), incoming.codec);
+    let caller = incoming.headers.get(CALLER).and_then(|name| shared.callers.named(name));
+    responder.takes_beats(caller.is_some());
+    let id = incoming.id.clone();
+    let orphaned = async {
+        match caller {
+            Some(caller) => caller.fell_silent().await,
+            None => std::future::pending().await,
+        }
+        tracing::warn!(request = %id, "its frontend has fallen silent; the request is cancelled");
+        cancelled.cancel();
+        std::future::pending().await
+    };
     let mut control = std::pin::pin!(listen(read, &cancelled));
     let work = async {
         let _running = match shared.running.clone().try_acquire_owned() {
@@ -189,6 +230,7 @@ async fn answer(shared: Arc<Shared>, job: Job) {
         biased;
         () = async { (&mut control).await; std::future::pending().await } => {}
         () = work => {}
+        () = orphaned => {}
     }
     drop(taken);
     if !cancelled.is_cancelled() {

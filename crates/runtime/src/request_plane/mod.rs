@@ -3,11 +3,14 @@
 //! Requests go over few kept connections, each acknowledged in order. The answer comes over a connection of its own,
 //! which the *worker* dials ("call-home") to the listener of the frontend.
 //!
+//! A frontend holds one more connection to each worker, over which it hears whether the worker lives: [`WatchLine`].
+//!
 //! Worker side: [`RequestServer`], [`Handler`], [`Responder`]. Frontend side: [`RequestClient`], [`ResponseStream`].
 //!
 //! Source: Dynamo 1.6.1 on the wire, §4.
 
 mod call_home;
+mod callers;
 mod client;
 mod connection;
 mod error;
@@ -18,6 +21,7 @@ mod response_stream;
 mod server;
 pub(crate) mod socket;
 mod traffic;
+mod watch;
 
 pub use client::{RequestClient, RequestClientConfig};
 pub use error::{ErrorClass, RequestError, StreamClosed, wire_error};
@@ -27,3 +31,4 @@ pub use responder::{Responder, WRITE_STALL_MAX};
 pub use response_stream::ResponseStream;
 pub use server::{RequestServer, RequestServerConfig, ServerLoad};
 pub use traffic::Traffic;
+pub use watch::{Pong, WatchLine};

@@ -31,6 +31,10 @@ pub struct Responder {
     /// Told the bytes of each write.
     meter: Option<Meter>,
     waited: Option<Duration>,
+    /// The frontend understands beats.
+    takes_beats: bool,
+    /// Promised.
+    beat_every: Option<Duration>,
 }
 
 struct Meter(Box<dyn Fn(usize) + Send + Sync>);
@@ -44,7 +48,45 @@ impl std::fmt::Debug for Meter {
 impl Responder {
     pub(super) fn new(write: OwnedWriteHalf, cancelled: CancellationToken, codec: Codec) -> Self {
         let buffer = BytesMut::new();
-        Self { write: Some(write), cancelled, codec, buffer, accepted: false, meter: None, waited: None }
+        Self {
+            write: Some(write),
+            cancelled,
+            codec,
+            buffer,
+            accepted: false,
+            meter: None,
+            waited: None,
+            takes_beats: false,
+            beat_every: None,
+        }
+    }
+
+    pub(super) fn takes_beats(&mut self, takes_beats: bool) {
+        self.takes_beats = takes_beats;
+    }
+
+    /// Promises the frontend that something comes at least every `every` while the work goes forward: an item, or a
+    /// [`Responder::beat`]. Before the first word only. A frontend that has not asked for it gets the stock frames.
+    pub fn promise_beats(&mut self, every: Duration) {
+        if self.takes_beats && !self.accepted {
+            self.beat_every = Some(every);
+        }
+    }
+
+    /// Whether beats were promised.
+    pub fn beats(&self) -> bool {
+        self.beat_every.is_some()
+    }
+
+    /// Tells the frontend to wait on: an item without content. Nothing when beats were not promised.
+    ///
+    /// # Errors
+    /// As [`Responder::item`].
+    pub async fn beat(&mut self) -> Result<(), StreamClosed> {
+        if !self.beats() {
+            return Ok(());
+        }
+        self.item(&Annotated::<()> { data: None, id: None, event: None, comment: None, error: None }).await
     }
 
     pub(super) fn note_wait(&mut self, waited: Duration) {
@@ -134,7 +176,8 @@ impl Responder {
 
     fn add_prologue(&mut self) -> Result<(), StreamClosed> {
         if !std::mem::replace(&mut self.accepted, true) {
-            self.control(&Prologue::default())?;
+            let beat_ms = self.beat_every.map(|every| u64::try_from(every.as_millis()).unwrap_or(u64::MAX));
+            self.control(&Prologue { beat_ms, ..Prologue::default() })?;
         }
         Ok(())
     }

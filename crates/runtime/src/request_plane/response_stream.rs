@@ -23,6 +23,7 @@ pub struct ResponseStream {
     codec: Codec,
     worker: String,
     sent_in: Duration,
+    beat_every: Option<Duration>,
     /// The end has been told, as `complete_final` or as an error.
     ended: bool,
     /// The last item came in the frame that ends the stream.
@@ -32,12 +33,18 @@ pub struct ResponseStream {
 impl ResponseStream {
     pub(super) fn new(arrival: Arrival, codec: Codec, worker: String, sent_in: Duration) -> Self {
         let Arrival { stream, inbox } = arrival;
-        Self { stream, inbox, codec, worker, sent_in, ended: false, completed: false }
+        Self { stream, inbox, codec, worker, sent_in, beat_every: None, ended: false, completed: false }
     }
 
     /// How long it took to send the request, up to the worker's acknowledgement.
     pub fn sent_in(&self) -> Duration {
         self.sent_in
+    }
+
+    /// The worker's promise: something comes at least so often while its engine goes forward, if only an item without
+    /// content. `None` from a stranger.
+    pub fn beat_every(&self) -> Option<Duration> {
+        self.beat_every
     }
 
     /// The next item. `None` only after the worker said that the answer is whole; a stream that breaks off is a
@@ -83,7 +90,10 @@ impl ResponseStream {
             }
         };
         match prologue {
-            Ok(Prologue { error: None, typed_error: None }) => Ok(()),
+            Ok(Prologue { error: None, typed_error: None, beat_ms }) => {
+                self.beat_every = beat_ms.map(Duration::from_millis);
+                Ok(())
+            }
             Ok(Prologue { typed_error: Some(error), .. }) => {
                 self.ended = true;
                 let mut error = RequestError::of_wire(&error);
@@ -91,7 +101,9 @@ impl ResponseStream {
                 Err(error)
             }
             // A stranger that says no more than a text: nothing was computed, another worker may do.
-            Ok(Prologue { error: Some(text), typed_error: None }) => self.fail(ErrorClass::WorkerUnavailable, &text),
+            Ok(Prologue { error: Some(text), typed_error: None, .. }) => {
+                self.fail(ErrorClass::WorkerUnavailable, &text)
+            }
             Err(error) => self.fail(ErrorClass::BackendProtocol, &format!("the prologue does not decode: {error}")),
         }
     }

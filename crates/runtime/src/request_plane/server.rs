@@ -1,5 +1,6 @@
 //! The worker's request server: who serves which path, how many requests run, and draining.
 
+use super::callers::Callers;
 use super::connection;
 use super::incoming::Handler;
 use super::socket;
@@ -56,6 +57,8 @@ pub(super) struct Shared {
     /// One permit per request that runs.
     pub(super) running: Arc<Semaphore>,
     pub(super) requests: Tasks,
+    /// The frontends that are heard.
+    pub(super) callers: Callers,
     pub(super) config: RequestServerConfig,
 }
 
@@ -100,6 +103,7 @@ impl RequestServer {
             taken: Arc::new(Semaphore::new(taken_max.min(Semaphore::MAX_PERMITS))),
             running: Arc::new(Semaphore::new(config.requests_running_max.min(Semaphore::MAX_PERMITS))),
             requests: Tasks::new(),
+            callers: Callers::default(),
             config,
         });
         let connections = Arc::new(Tasks::new());

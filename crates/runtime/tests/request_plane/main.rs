@@ -11,3 +11,4 @@ mod recorded;
 mod strangers;
 mod streams;
 mod timeouts;
+mod watch;
