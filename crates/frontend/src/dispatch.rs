@@ -204,7 +204,9 @@ impl Dispatcher {
             ErrorClass::ConnectionTimeout
             | ErrorClass::ResponseTimeout
             | ErrorClass::EngineShutdown
-            | ErrorClass::WorkerUnavailable => Fault::Failing,
+            | ErrorClass::WorkerUnavailable
+            // What it sends does not decode: it answers others no better.
+            | ErrorClass::BackendProtocol => Fault::Failing,
             // A full worker is well, and a refusal is the request's own fault.
             _ => return,
         };

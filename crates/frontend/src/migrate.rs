@@ -5,7 +5,7 @@
 use crate::dispatch::{Attempt, Dispatcher, Failure, Live};
 use crate::models::ServedModel;
 use crate::poison::CLEARED_BY;
-use crate::retries::is_a_loss;
+use crate::retries::{is_a_loss, may_be_tried_again};
 use crate::suspicion::Suspicion;
 use protocol::ids::InstanceId;
 use protocol::output::{EngineOutput, FinishReason};
@@ -202,7 +202,7 @@ impl Answer {
                 self.model.metrics.poison_refused.inc();
                 return Err(poison);
             }
-            if !error.is_retryable() || !self.replayable || self.migrations >= self.model.migration_limit {
+            if !may_be_tried_again(error.class) || !self.replayable || self.migrations >= self.model.migration_limit {
                 return Err(failure);
             }
             if self.is_too_long() {

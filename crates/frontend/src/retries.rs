@@ -56,7 +56,13 @@ impl Retries {
     }
 }
 
-/// Whether an error of this class says that the worker is gone, or leaves.
+/// Whether an error of this class may be tried again at another worker: Dynamo's table, and what no worker that is well
+/// sends. Garbage says something of the worker, not of the request.
+pub(crate) fn may_be_tried_again(class: ErrorClass) -> bool {
+    class.is_retryable() || class == ErrorClass::BackendProtocol
+}
+
+/// Whether an error of this class says that the worker is gone, or leaves, or is of no use: what it sends is no answer.
 pub(crate) fn is_a_loss(class: ErrorClass) -> bool {
     matches!(
         class,
@@ -64,6 +70,7 @@ pub(crate) fn is_a_loss(class: ErrorClass) -> bool {
             | ErrorClass::Disconnected
             | ErrorClass::StreamIncomplete
             | ErrorClass::EngineShutdown
+            | ErrorClass::BackendProtocol
     )
 }
 
@@ -105,8 +112,9 @@ mod tests {
             ErrorClass::Disconnected,
             ErrorClass::StreamIncomplete,
             ErrorClass::EngineShutdown,
+            ErrorClass::BackendProtocol,
         ] {
-            assert!(is_a_loss(class), "{class}");
+            assert!(is_a_loss(class) && may_be_tried_again(class), "{class}");
         }
         for class in [
             ErrorClass::WorkerOverloaded,
@@ -114,7 +122,7 @@ mod tests {
             ErrorClass::ConnectionTimeout,
             ErrorClass::ResponseTimeout,
         ] {
-            assert!(!is_a_loss(class) && class.is_retryable(), "{class}");
+            assert!(!is_a_loss(class) && may_be_tried_again(class), "{class}");
         }
     }
 }

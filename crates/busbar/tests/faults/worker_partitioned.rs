@@ -3,7 +3,7 @@
 use crate::crowd::{Crowd, chats};
 use crate::proxy::{Link, Way};
 use crate::stage::{Frontend, PACED, Stage, Worker, WorkerLinks, states};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Which bytes do not arrive.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,4 +94,19 @@ fn so_does_one_that_hears_and_is_not_heard() {
 #[test]
 fn so_does_one_that_is_heard_and_does_not_hear() {
     check(Lost::ToTheWorker);
+}
+
+#[test]
+fn a_slow_network_is_no_fault() {
+    let scene = Scene::new();
+    // A third of a second each way, for everything between the frontend and its workers.
+    let late = Way::Slow(Duration::from_millis(300));
+    for (_, links) in &scene.workers {
+        links.requests.set(late, late);
+        links.events.iter().for_each(|link| link.set(late, late));
+    }
+    scene.home.set(late, late);
+    Crowd::start(&[&scene.frontend], &chats(36)).finish_whole(&scene.stage);
+    assert_eq!(scene.frontend.migrations("new_request") + scene.frontend.migrations("ongoing_request"), 0.0);
+    assert!(scene.workers.iter().all(|(worker, _)| scene.is_ready(worker)), "a worker was set aside");
 }
