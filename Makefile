@@ -34,7 +34,7 @@ e2e-smoke: ## Journey 1 with a new HOME on the binary that is built: up, a real 
 bench: build ## Measure: engine, frontend, start-up, against the bare library and stock Dynamo.
 	@bench/run.sh
 
-fuzz: ## Run every fuzz target for a minute each (needs cargo-fuzz and a nightly toolchain).
+fuzz: ## Run every fuzz target for a minute each (installs cargo-fuzz; nightly is used where it is, else stable).
 	@tests-env/fuzz.sh
 
 reference: build ## Write the generated pages of docs/reference.

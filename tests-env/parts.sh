@@ -6,6 +6,7 @@ mkdir -p "$PARTS"
 DYNAMO_VERSION=1.6.1
 OPENAI_VERSION=2
 CARGO_DENY_VERSION=0.20.2
+CARGO_FUZZ_VERSION=0.13.2
 
 # have NAME VERSION: whether that version of the part is there.
 have() { [ "$(cat "$PARTS/$1.version" 2>/dev/null)" = "$2" ]; }
@@ -36,6 +37,14 @@ need_cargo_deny() {
   installing "cargo-deny $CARGO_DENY_VERSION (built from source, some minutes)"
   cargo install --quiet --locked --root "$PARTS/cargo-deny" --version $CARGO_DENY_VERSION cargo-deny
   mark cargo-deny $CARGO_DENY_VERSION
+}
+
+need_cargo_fuzz() {
+  CARGO_FUZZ=$PARTS/cargo-fuzz/bin/cargo-fuzz
+  have cargo-fuzz $CARGO_FUZZ_VERSION && return
+  installing "cargo-fuzz $CARGO_FUZZ_VERSION (built from source, some minutes)"
+  cargo install --quiet --locked --root "$PARTS/cargo-fuzz" --version $CARGO_FUZZ_VERSION cargo-fuzz
+  mark cargo-fuzz $CARGO_FUZZ_VERSION
 }
 
 # The default model, brought by the product's own command.

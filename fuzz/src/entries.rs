@@ -1,6 +1,7 @@
 //! What each target does with its bytes. `crates/protocol/tests/fuzz_entries.rs` runs the same on the recordings.
 
 use bytes::{Bytes, BytesMut};
+use protocol::card::ModelCard;
 use protocol::discovery::{Codec, Record};
 use protocol::dynamo::zmtp::{Greeting, Incoming, Reader, encode_message};
 use protocol::dynamo::{Ack, Envelope, FrameError, Handshake, Prologue, RequestControl, RequestFrame, TwoPart};
@@ -103,6 +104,15 @@ pub fn discovery_record(bytes: &[u8]) {
     if let Some(key) = std::str::from_utf8(bytes).ok().and_then(file_name::unescape) {
         assert_eq!(file_name::unescape(&file_name::escape(&key)), Some(key));
     }
+}
+
+/// A model card by itself: what a frontend believes of a model.
+pub fn model_card(bytes: &[u8]) {
+    stable::<ModelCard>(Codec::Json, bytes);
+    let Ok(card) = Codec::Json.decode::<ModelCard>(bytes) else { return };
+    assert_eq!(card_sum(&card).len(), 64);
+    let again: ModelCard = Codec::Json.decode(&Codec::Json.encode(&card).unwrap()).unwrap();
+    assert_eq!(card_sum(&again), card_sum(&card), "a card that is passed on is another card");
 }
 
 /// Decodes everything, whole and in two pieces; both must give the same, and an error must stay one.

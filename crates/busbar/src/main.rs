@@ -10,6 +10,7 @@
 
 mod cli;
 mod commands;
+mod descriptors;
 mod flags;
 mod folders;
 mod logging;
@@ -22,6 +23,7 @@ use report::Failure;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    descriptors::raise();
     let argv: Vec<String> = std::env::args().collect();
     // Between a worker and its engine stands this very program; what it ends with is the engine's own code.
     let ended = match argv.get(1) {

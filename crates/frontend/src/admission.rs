@@ -1,26 +1,52 @@
 //! The first step of a request: a place, or a refusal that says when to come back.
 //!
-//! A permit is held to the end of the answer, its stream included. Waiting is bounded in number and in time.
+//! A permit is held to the end of the answer, its stream included. Waiting is bounded in number and in time. The queue
+//! is first come, first served, until it has stood for [`STANDING_AFTER`]; from then on the newest goes first, because
+//! in a queue that does not empty the oldest have clients that are about to give up, and an answer that nobody awaits
+//! any more is work lost. `docs/decisions/0006-edge.md` has the figures.
 
+use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-/// The places of this frontend and the queue before them.
+/// A queue that was not empty for so long is no burst: more comes in than goes out. Bursts of a second are usual.
+const STANDING_AFTER: Duration = Duration::from_secs(2);
+/// Longest base of a `Retry-After`; the spread triples it at most.
+const COME_BACK_MAX: Duration = Duration::from_secs(20);
+
+/// The places of this frontend and the queue before them. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub(crate) struct Admission(Arc<Gate>);
+
 #[derive(Debug)]
-pub(crate) struct Admission {
-    places: Arc<Semaphore>,
-    waiting: AtomicUsize,
+struct Gate {
+    state: Mutex<State>,
     waiting_max: usize,
     wait_max: Duration,
 }
 
-/// A place, given back on drop.
 #[derive(Debug)]
-pub(crate) struct Permit {
-    _place: OwnedSemaphorePermit,
+struct State {
+    free: usize,
+    /// Oldest first. Never filled while a place is free.
+    queue: VecDeque<Waiter>,
+    next_ticket: u64,
+    /// Since when somebody waits, without a pause.
+    stands_since: Option<Instant>,
 }
+
+#[derive(Debug)]
+struct Waiter {
+    ticket: u64,
+    turn: oneshot::Sender<Permit>,
+}
+
+/// A place, given on to the next on drop.
+#[derive(Debug)]
+pub(crate) struct Permit(Option<Arc<Gate>>);
 
 /// No place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,81 +59,130 @@ pub(crate) enum Refusal {
 
 impl Admission {
     pub(crate) fn new(places: usize, waiting_max: usize, wait_max: Duration) -> Self {
-        let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
-        Self { places, waiting: AtomicUsize::new(0), waiting_max, wait_max }
+        let state = State { free: places, queue: VecDeque::new(), next_ticket: 0, stands_since: None };
+        Self(Arc::new(Gate { state: Mutex::new(state), waiting_max, wait_max }))
     }
 
-    /// A place now, or after a bounded wait in order of arrival. Dropping the future leaves the queue.
+    /// A place now, or after a bounded wait. Dropping the future leaves the queue.
     pub(crate) async fn admit(&self) -> Result<Permit, Refusal> {
-        if let Ok(place) = self.places.clone().try_acquire_owned() {
-            return Ok(Permit { _place: place });
-        }
-        let _waiter = Waiter::enter(self).ok_or(Refusal::QueueFull)?;
-        match tokio::time::timeout(self.wait_max, self.places.clone().acquire_owned()).await {
-            Ok(Ok(place)) => Ok(Permit { _place: place }),
-            // The semaphore is never closed; a closed one would be no place either.
+        let (ticket, mut turn) = match self.0.enter() {
+            Entry::Place(permit) => return Ok(permit),
+            Entry::Full => return Err(Refusal::QueueFull),
+            Entry::Queued { ticket, turn } => (ticket, turn),
+        };
+        // Leaves the queue however this ends; a place that comes at the same moment falls out of `turn` and is given on.
+        let _leave = Leave { gate: &self.0, ticket };
+        match tokio::time::timeout(self.0.wait_max, &mut turn).await {
+            Ok(Ok(permit)) => Ok(permit),
+            // The sender is dropped only with the queue itself; no queue is no place either.
             Ok(Err(_)) | Err(_) => Err(Refusal::WaitedTooLong),
         }
     }
 
+    /// Whether a request that came now would be refused at once: asked before its body is read.
+    pub(crate) fn is_full(&self) -> bool {
+        let state = self.0.state.lock();
+        state.free == 0 && state.queue.len() >= self.0.waiting_max
+    }
+
     /// Requests that wait for a place.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.0.state.lock().queue.len()
+    }
+
+    /// The least time after which a refused client should come back: as long as the queue has stood already, 1 s to
+    /// [`COME_BACK_MAX`]. What has lasted for long will last for long.
+    pub(crate) fn come_back(&self) -> Duration {
+        let stood = self.0.state.lock().stands_since.map_or(Duration::ZERO, |since| since.elapsed());
+        stood.clamp(Duration::from_secs(1), COME_BACK_MAX)
     }
 }
 
-/// Counts one waiter from entry to drop.
-struct Waiter<'a>(&'a AtomicUsize);
+enum Entry {
+    Place(Permit),
+    Full,
+    Queued { ticket: u64, turn: oneshot::Receiver<Permit> },
+}
 
-impl<'a> Waiter<'a> {
-    fn enter(admission: &'a Admission) -> Option<Self> {
-        admission
-            .waiting
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < admission.waiting_max).then_some(n + 1))
-            .ok()
-            .map(|_| Self(&admission.waiting))
+impl Gate {
+    fn enter(self: &Arc<Self>) -> Entry {
+        let mut state = self.state.lock();
+        if state.free > 0 {
+            state.free -= 1;
+            return Entry::Place(Permit(Some(self.clone())));
+        }
+        if state.queue.len() >= self.waiting_max {
+            return Entry::Full;
+        }
+        if state.queue.is_empty() {
+            state.stands_since = Some(Instant::now());
+        }
+        let (sender, turn) = oneshot::channel();
+        let ticket = state.next_ticket;
+        state.next_ticket += 1;
+        state.queue.push_back(Waiter { ticket, turn: sender });
+        Entry::Queued { ticket, turn }
+    }
+
+    fn leave(&self, ticket: u64) {
+        let mut state = self.state.lock();
+        // The queue is sorted by ticket: they are given in order, and taken from both ends only.
+        if let Ok(at) = state.queue.binary_search_by_key(&ticket, |waiter| waiter.ticket) {
+            state.queue.remove(at);
+        }
+        state.note_empty();
+    }
+
+    /// Gives the place to whoever is next.
+    fn give_on(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        let mut permit = Permit(Some(self.clone()));
+        while let Some(waiter) = state.next() {
+            match waiter.turn.send(permit) {
+                Ok(()) => return state.note_empty(),
+                // It left between our lock and its own: the place is still ours to give.
+                Err(refused) => permit = refused,
+            }
+        }
+        state.note_empty();
+        state.free += 1;
+        // Not dropped as a place: that would come here again, under the lock.
+        permit.0 = None;
     }
 }
 
-impl Drop for Waiter<'_> {
+impl State {
+    fn next(&mut self) -> Option<Waiter> {
+        let stands = self.stands_since.is_some_and(|since| since.elapsed() >= STANDING_AFTER);
+        if stands { self.queue.pop_back() } else { self.queue.pop_front() }
+    }
+
+    fn note_empty(&mut self) {
+        if self.queue.is_empty() {
+            self.stands_since = None;
+        }
+    }
+}
+
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        if let Some(gate) = self.0.take() {
+            gate.give_on();
+        }
+    }
+}
+
+struct Leave<'a> {
+    gate: &'a Gate,
+    ticket: u64,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.gate.leave(self.ticket);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use futures::FutureExt;
-
-    #[tokio::test]
-    async fn past_the_places_requests_wait_and_past_the_queue_they_are_refused() {
-        let admission = Admission::new(1, 1, Duration::from_secs(3600));
-        let first = admission.admit().await.unwrap();
-        let mut second = Box::pin(admission.admit());
-        assert!(second.as_mut().now_or_never().is_none(), "the second waits");
-        assert_eq!(admission.waiting(), 1);
-        assert_eq!(admission.admit().await.unwrap_err(), Refusal::QueueFull);
-        drop(first);
-        second.await.unwrap();
-        assert_eq!(admission.waiting(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_wait_ends_after_its_bound() {
-        let admission = Admission::new(1, 1, Duration::from_secs(30));
-        let _held = admission.admit().await.unwrap();
-        assert_eq!(admission.admit().await.unwrap_err(), Refusal::WaitedTooLong);
-        assert_eq!(admission.waiting(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_client_that_leaves_the_queue_makes_room() {
-        let admission = Admission::new(1, 1, Duration::from_secs(3600));
-        let _held = admission.admit().await.unwrap();
-        let mut gone = Box::pin(admission.admit());
-        assert!(gone.as_mut().now_or_never().is_none());
-        drop(gone);
-        assert_eq!(admission.waiting(), 0);
-    }
-}
+#[path = "admission_tests.rs"]
+mod tests;

@@ -27,10 +27,15 @@ pub const QUEUE_WAIT_MAX: Duration = Duration::from_secs(30);
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 /// Longest silence of a worker within a stream, its first token included: a 128k prefill on a CPU takes minutes.
 pub const TOKEN_TIMEOUT: Duration = Duration::from_secs(300);
-/// Longest time for a client to send its headers.
-pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest time for a client to send a head, from its first byte or the connection's start.
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest silence of a kept connection between two requests. Longer than the 60 s after which the usual load balancers
+/// let go of theirs: the side that may still send must be the one that closes.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Longest time for a client to send its body once it began.
 pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest time in which a client takes nothing of an answer: its engine works for others meanwhile.
+pub const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 /// Longest wait of a request for a model that is known but has no worker at the moment: a worker that restarts is back
 /// within it, and a client that waits longer is better told. Stock refuses at once.
 pub const WORKER_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -105,10 +110,14 @@ pub struct HttpConfig {
     pub listen_backlog: u32,
     /// Open client connections.
     pub connections_max: usize,
-    /// Longest time for headers.
+    /// Longest time for a head.
     pub header_read_timeout: Duration,
+    /// Longest silence between two requests.
+    pub idle_timeout: Duration,
     /// Longest time for a body.
     pub body_read_timeout: Duration,
+    /// Longest time in which a client takes nothing of an answer.
+    pub write_stall_max: Duration,
     /// Time for streams to finish at shutdown.
     pub graceful_shutdown_timeout: Duration,
     /// Comment lines in silent streams: `DYN_HTTP_SSE_KEEP_ALIVE_INTERVAL_MS`. `None`: none.
@@ -173,7 +182,9 @@ impl Default for HttpConfig {
             listen_backlog: LISTEN_BACKLOG,
             connections_max: CONNECTIONS_MAX,
             header_read_timeout: HEADER_READ_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
             body_read_timeout: BODY_READ_TIMEOUT,
+            write_stall_max: WRITE_STALL_MAX,
             graceful_shutdown_timeout: GRACEFUL_SHUTDOWN_TIMEOUT,
             sse_keep_alive: None,
             overload_status: OVERLOAD_STATUS,

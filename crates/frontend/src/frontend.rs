@@ -8,7 +8,7 @@ use crate::key_ring::KeyRing;
 use crate::keys::KeysError;
 use crate::metrics::Metrics;
 use crate::models::{Catalog, Watcher, WatcherParts};
-use crate::server::{App, Listener, ServeLimits, Surface, routes};
+use crate::server::{App, BodyRoom, Listener, ServeLimits, Surface, TextThreads, routes};
 use crate::status::RouteBoard;
 use router::RouterMode;
 use runtime::discovery::Discovery;
@@ -18,7 +18,6 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// Time for tasks to notice that they were cancelled.
@@ -117,7 +116,8 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
         dispatcher: Dispatcher::new(client, metrics.clone(), board.clone()),
         metrics,
         board,
-        text_threads: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
+        text_threads: TextThreads::new(std::thread::available_parallelism().map_or(2, usize::from)),
+        body_room: BodyRoom::default(),
         started: Instant::now(),
         draining: CancellationToken::new(),
         config,

@@ -14,6 +14,8 @@ pub const KEYS_MAX: usize = 10_000;
 /// Largest keys file, bytes.
 const KEYS_FILE_BYTES_MAX: u64 = 2 << 20;
 const NAME_LEN_MAX: usize = 64;
+/// Hex digits of a tenant's cache salt: 128 bits, so that no two are ever alike.
+const SALT_HEX_DIGITS: usize = 32;
 
 /// The keys that are accepted, or that none is asked for.
 #[derive(Clone, Default)]
@@ -42,6 +44,19 @@ impl Caller {
             Self::Anyone => "-",
             Self::Named(name) => name,
         }
+    }
+
+    /// The cache salt of this caller's requests, when it `asked` for one or not. With keys it is made of the key's name
+    /// and, below it, what was asked for: two holders never share cached blocks, nor can one of them see by the time of
+    /// an answer what another has asked. Keys of one name do share. Without keys it is what was asked for.
+    pub(crate) fn cache_salt(&self, asked: Option<&str>) -> Option<String> {
+        let Self::Named(name) = self else { return asked.map(str::to_owned) };
+        // A key derivation, so that no salt that a client can write is the salt of another.
+        let mut hasher = blake3::Hasher::new_derive_key("busbar 2026-11-27 cache salt of a tenant");
+        hasher.update(&(name.len() as u64).to_le_bytes());
+        hasher.update(name.as_bytes());
+        hasher.update(asked.unwrap_or_default().as_bytes());
+        Some(hasher.finalize().to_hex()[..SALT_HEX_DIGITS].to_owned())
     }
 }
 
@@ -182,6 +197,28 @@ mod tests {
         for refused in [None, Some(""), Some("Bearer"), Some("Bearer sk-c"), Some("Basic sk-a"), Some("sk-a")] {
             assert_eq!(keys.check(refused), None, "{refused:?}");
         }
+    }
+
+    #[test]
+    fn a_cache_salt_is_the_tenants_own_and_what_it_asks_for_stands_below_it() {
+        let named = |name: &str| Caller::Named(name.into());
+        let (alice, bob) = (named("alice"), named("bob"));
+        let of_alice = alice.cache_salt(None).unwrap();
+        assert_eq!(alice.cache_salt(None), Some(of_alice.clone()), "her keys share");
+        assert_eq!(alice.cache_salt(Some("")), Some(of_alice.clone()), "an empty salt is none");
+        let all = [
+            of_alice.clone(),
+            bob.cache_salt(None).unwrap(),
+            bob.cache_salt(Some("alice")).unwrap(),
+            bob.cache_salt(Some(&of_alice)).unwrap(),
+            alice.cache_salt(Some("x")).unwrap(),
+            named("alic").cache_salt(Some("e")).unwrap(),
+            named("a").cache_salt(Some("lice")).unwrap(),
+        ];
+        let unique: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(unique.len(), all.len(), "{all:?}");
+        assert_eq!(Caller::Anyone.cache_salt(Some("x")).as_deref(), Some("x"));
+        assert_eq!(Caller::Anyone.cache_salt(None), None);
     }
 
     #[test]

@@ -1,14 +1,19 @@
 //! The request body as written: every field of both endpoints, none of them checked.
 //!
-//! One flat struct, because a flattened one would hide the path of a field that does not parse.
+//! One flat struct, because a flattened one would hide the path of a field that does not parse, and would keep what
+//! nobody reads. Which fields nobody knows is asked of [`crate::openai::outline`].
 
 use crate::openai::fields::{LogprobsField, PromptField, StopField};
 use crate::openai::message::Message;
 use crate::openai::nvext::Nvext;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use crate::openai::outline::Outline;
+use crate::openai::request::MAX_MESSAGES;
+use serde::de::value::Error as NoValue;
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::LazyLock;
 
 #[derive(Deserialize)]
 pub(crate) struct Body {
@@ -46,6 +51,7 @@ pub(crate) struct Body {
     pub(crate) user: Option<String>,
     pub(crate) nvext: Option<Nvext>,
     // Chat.
+    #[serde(default, deserialize_with = "messages")]
     pub(crate) messages: Option<Vec<Message>>,
     pub(crate) max_completion_tokens: Option<u32>,
     pub(crate) top_logprobs: Option<u32>,
@@ -64,9 +70,70 @@ pub(crate) struct Body {
     pub(crate) suffix: Option<String>,
     pub(crate) best_of: Option<u32>,
     pub(crate) no_stop_trim: Option<bool>,
-    /// The rest: [`IGNORED`] or unsupported.
-    #[serde(flatten)]
-    pub(crate) others: BTreeMap<String, IgnoredAny>,
+}
+
+/// Every name that [`Body`] reads, other spellings included: serde knows them and tells.
+static KNOWN: LazyLock<&'static [&'static str]> = LazyLock::new(|| {
+    let mut names: &'static [&'static str] = &[];
+    // It always fails, once it has been told the names.
+    let _ = Body::deserialize(NamesOf(&mut names));
+    names
+});
+
+/// A deserializer that has no value and only listens for the names of a struct's fields.
+struct NamesOf<'a>(&'a mut &'static [&'static str]);
+
+impl<'de> Deserializer<'de> for NamesOf<'_> {
+    type Error = NoValue;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, NoValue> {
+        Err(NoValue::custom("no value"))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, NoValue> {
+        *self.0 = fields;
+        self.deserialize_any(visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+/// Reads messages up to one more than may be: each takes 16 times the bytes that it is written in.
+fn messages<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Message>>, D::Error> {
+    struct Messages;
+
+    impl<'de> Visitor<'de> for Messages {
+        type Value = Option<Vec<Message>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a sequence")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut messages = Vec::new();
+            while let Some(message) = seq.next_element()? {
+                if messages.len() >= MAX_MESSAGES {
+                    return Err(A::Error::custom(format!("a maximum of {MAX_MESSAGES} messages is allowed")));
+                }
+                messages.push(message);
+            }
+            Ok(Some(messages))
+        }
+    }
+
+    deserializer.deserialize_any(Messages)
 }
 
 /// Fields that are taken and change nothing here: bookkeeping of OpenAI's own service, or hints.
@@ -109,7 +176,7 @@ pub(crate) struct JsonSchema {
 
 impl Body {
     /// Fields that were written and belong to the other endpoint, or to nobody.
-    pub(crate) fn unsupported(&self, endpoint: Endpoint) -> Vec<String> {
+    pub(crate) fn unsupported(&self, endpoint: Endpoint, outline: &Outline<'_>) -> Vec<String> {
         let foreign: &[(&str, bool)] = match endpoint {
             Endpoint::Chat => &[
                 ("prompt", self.prompt.is_some()),
@@ -133,8 +200,8 @@ impl Body {
             ],
         };
         let foreign = foreign.iter().filter(|(_, written)| *written).map(|(name, _)| (*name).to_owned());
-        let unknown = self.others.keys().filter(|name| !IGNORED.contains(&name.as_str())).cloned();
-        foreign.chain(unknown).collect()
+        let known = |name: &str| KNOWN.contains(&name) || IGNORED.contains(&name);
+        foreign.chain(outline.fields().filter(|name| !known(name))).collect()
     }
 }
 
@@ -143,4 +210,17 @@ impl Body {
 pub(crate) enum Endpoint {
     Chat,
     Completion,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_of_the_body_is_known_by_all_its_names() {
+        for name in ["model", "messages", "prompt", "nvext", "chat_template_args", "chat_template_kwargs", "best_of"] {
+            assert!(KNOWN.contains(&name), "{name} is not in {:?}", *KNOWN);
+        }
+        assert!(KNOWN.len() > 50 && !KNOWN.contains(&"others"));
+    }
 }

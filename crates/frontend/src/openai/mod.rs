@@ -8,6 +8,7 @@ pub mod fields;
 mod guided;
 pub mod message;
 pub mod nvext;
+mod outline;
 pub mod parse;
 pub mod request;
 pub mod response;

@@ -5,6 +5,7 @@ use crate::openai::body::{Body, Endpoint};
 use crate::openai::error::INVALID_REQUEST;
 use crate::openai::fields::{LogprobsField, Prompt};
 use crate::openai::message::Message;
+use crate::openai::outline::Outline;
 use crate::openai::request::{ChatCompletionRequest, CompletionRequest};
 use crate::openai::validate::{self, Violations};
 use serde_json::Value;
@@ -100,6 +101,7 @@ pub fn parse_completion_by(bytes: &[u8], rules: ParseRules) -> Result<Completion
 
 /// Parses the body and refuses fields that this endpoint does not know.
 fn read(bytes: &[u8], endpoint: Endpoint, rules: ParseRules) -> Result<Body, ApiError> {
+    let outline = Outline::of(bytes)?;
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let body: Body = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -110,7 +112,7 @@ fn read(bytes: &[u8], endpoint: Endpoint, rules: ParseRules) -> Result<Body, Api
     if rules.refuse_nvext && body.nvext.is_some() {
         return Err(ApiError::invalid("nvext", "Validation: nvext is switched off at this frontend: leave it out"));
     }
-    let unsupported = if rules.ignore_unsupported { Vec::new() } else { body.unsupported(endpoint) };
+    let unsupported = if rules.ignore_unsupported { Vec::new() } else { body.unsupported(endpoint, &outline) };
     if let Some(first) = unsupported.first() {
         let names: Vec<String> = unsupported.iter().take(16).map(|name| format!("`{}`", bounded(name))).collect();
         let message = format!("Validation: Unsupported parameter(s): {}", names.join(", "));
@@ -127,7 +129,7 @@ fn unreadable(reason: &str, path: Option<String>) -> ApiError {
     // The reason may quote the client's text: bound it.
     let reason: String = reason.chars().take(1000).collect();
     let prefix = "Failed to deserialize the JSON body into the target type: ";
-    let path = path.map(|path| bounded_path(&path)).or_else(|| missing_field(&reason));
+    let path = path.map(|path| bounded_path(&path)).or_else(|| field_in_reason(&reason));
     let message = match &path {
         Some(path) if !reason.contains(&format!("`{path}`")) => format!("{prefix}{path}: {reason}"),
         _ => format!("{prefix}{reason}"),
@@ -143,9 +145,9 @@ fn bounded_path(path: &str) -> String {
     path.chars().take(200).collect()
 }
 
-/// The field of serde's "missing field `model`", whose path is empty.
-fn missing_field(reason: &str) -> Option<String> {
-    let rest = reason.strip_prefix("missing field `")?;
+/// The field of serde's "missing field `model`" and "duplicate field `model`", whose path is empty.
+fn field_in_reason(reason: &str) -> Option<String> {
+    let rest = reason.strip_prefix("missing field `").or_else(|| reason.strip_prefix("duplicate field `"))?;
     rest.split_once('`').map(|(field, _)| field.to_owned())
 }
 

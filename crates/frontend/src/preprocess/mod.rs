@@ -1,5 +1,6 @@
 //! From a request to what a worker takes: template, tokens, limits, stop rules.
 
+mod client_text;
 mod lower;
 mod model_text;
 mod prompt;

@@ -3,9 +3,11 @@
 use crate::openai::message::{Message, Role};
 use crate::openai::{ApiError, ChatCompletionRequest};
 use crate::preprocess::ModelText;
+use crate::preprocess::client_text::ClientText;
 use crate::text::template::TemplateMessage;
-use crate::text::{ChatTemplate, TemplateError, TemplateInput};
+use crate::text::{ChatTemplate, TemplateError, TemplateInput, TokenizerError};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::time::{Duration, Instant, SystemTime};
 
 /// A prompt, and its text if it had one.
@@ -35,17 +37,26 @@ pub(super) fn of_chat(
     }
     let bytes: usize = request.messages.iter().filter_map(|m| m.content.as_ref()).map(|c| c.text_len()).sum();
     check_bytes(model, bytes, "messages")?;
-    let (text, template) = if request.common.nvext.use_raw_prompt == Some(true) {
-        (raw_prompt(&request.messages)?, None)
-    } else {
-        let start = Instant::now();
-        let text = render(model, request, now)?;
-        (text, Some(start.elapsed()))
-    };
+    if request.common.nvext.use_raw_prompt == Some(true) {
+        // The client writes the whole prompt, its control tokens included, as in a completion.
+        return of_text(model, raw_prompt(&request.messages)?, false, "messages");
+    }
+    let start = Instant::now();
+    let Rendered { text, mark } = render(model, request, now)?;
+    let template = start.elapsed();
     // The template writes the begin-of-text token itself.
-    let mut prompt = of_text(model, text, false, "messages")?;
-    prompt.timing.template = template;
+    let mut prompt = match mark {
+        None => of_text(model, text, false, "messages")?,
+        Some(mark) => of_marked_text(model, &text, mark)?,
+    };
+    prompt.timing.template = Some(template);
     Ok(prompt)
+}
+
+/// A chat as the template wrote it; `mark` cuts what looks like a control token and is none.
+struct Rendered {
+    text: String,
+    mark: Option<char>,
 }
 
 /// The prompt of a text.
@@ -57,15 +68,30 @@ pub(super) fn of_text(
 ) -> Result<TokenizedPrompt, ApiError> {
     check_bytes(model, text.len(), param)?;
     let start = Instant::now();
-    let token_ids = model.tokenizer.encode(&text, add_special_tokens).map_err(|error| {
+    let token_ids = encoded(model, model.tokenizer.encode(&text, add_special_tokens), param)?;
+    Ok(TokenizedPrompt { token_ids, text: Some(text), timing: tokenized_since(start) })
+}
+
+fn of_marked_text(model: &ModelText, text: &str, mark: char) -> Result<TokenizedPrompt, ApiError> {
+    check_bytes(model, text.len(), "messages")?;
+    let start = Instant::now();
+    let token_ids = encoded(model, model.tokenizer.encode_marked(text, mark), "messages")?;
+    Ok(TokenizedPrompt { token_ids, text: Some(text.replace(mark, "")), timing: tokenized_since(start) })
+}
+
+fn encoded(model: &ModelText, ids: Result<Vec<u32>, TokenizerError>, param: &str) -> Result<Vec<u32>, ApiError> {
+    let ids = ids.map_err(|error| {
         tracing::warn!(model = model.name, %error, "a prompt does not tokenize");
         ApiError::invalid(param, "The prompt cannot be tokenized by this model's tokenizer")
     })?;
-    if token_ids.is_empty() {
+    if ids.is_empty() {
         return Err(ApiError::invalid(param, "The prompt has no tokens"));
     }
-    let timing = TextTiming { template: None, tokenize: Some(start.elapsed()) };
-    Ok(TokenizedPrompt { token_ids, text: Some(text), timing })
+    Ok(ids)
+}
+
+fn tokenized_since(start: Instant) -> TextTiming {
+    TextTiming { template: None, tokenize: Some(start.elapsed()) }
 }
 
 /// The prompt that is tokens already.
@@ -101,27 +127,25 @@ fn raw_prompt(messages: &[Message]) -> Result<String, ApiError> {
     text.ok_or_else(|| ApiError::invalid("nvext.use_raw_prompt", "use_raw_prompt needs a user message with text"))
 }
 
-fn render(model: &ModelText, request: &ChatCompletionRequest, now: SystemTime) -> Result<String, ApiError> {
+fn render(model: &ModelText, request: &ChatCompletionRequest, now: SystemTime) -> Result<Rendered, ApiError> {
     let Some(template) = &model.template else {
         let message = format!("The model `{}` has no chat template: use /v1/completions", model.name);
         return Err(ApiError::invalid("model", message));
     };
     let messages: Vec<TemplateMessage> =
         request.messages.iter().map(|message| template_message(template, message)).collect();
-    let input = TemplateInput {
-        messages: &messages,
-        add_generation_prompt: request.add_generation_prompt,
-        args: &request.template_args,
-        now,
-    };
-    let mut text = template.render(input).map_err(|error| refusal(&model.name, &error))?;
+    let ClientText { messages, args, mark } =
+        ClientText { messages, args: Cow::Borrowed(&request.template_args), mark: None }.defused(&model.tokenizer)?;
+    let input =
+        TemplateInput { messages: &messages, add_generation_prompt: request.add_generation_prompt, args: &args, now };
+    let mut text = template.render(input).map_err(|error| refusal(&model.name, &error, mark))?;
     if request.continue_final_message {
         cut_behind_last_message(&mut text, &messages)?;
     }
-    Ok(text)
+    Ok(Rendered { text, mark })
 }
 
-fn refusal(model: &str, error: &TemplateError) -> ApiError {
+fn refusal(model: &str, error: &TemplateError, mark: Option<char>) -> ApiError {
     let (why, complaint) = match error {
         TemplateError::Refused(complaint) => ("refuses these messages", complaint),
         TemplateError::Failed(complaint) | TemplateError::Compile(complaint) => {
@@ -130,7 +154,7 @@ fn refusal(model: &str, error: &TemplateError) -> ApiError {
         }
     };
     // A template may quote a message at length.
-    let complaint: String = complaint.chars().take(500).collect();
+    let complaint: String = complaint.chars().filter(|&char| Some(char) != mark).take(500).collect();
     ApiError::invalid("messages", format!("The model's chat template {why}: {complaint}"))
 }
 

@@ -1,8 +1,11 @@
-//! The walk of one generation request: key → place → body → parse → model → lower → send → stream.
+//! The walk of one generation request: key → body → place → parse → model → lower → send → stream.
+//!
+//! The place comes after the body: a client that sends slowly holds its connection and nothing more.
 
+use super::read::{self, BodyPlace, ReadBody, Refused};
 use super::stream::{EventStream, Wanted, timing_of};
-use super::{App, RequestIds, failure, read};
-use crate::admission::Permit;
+use super::{App, RequestIds, failure};
+use crate::admission::{Permit, Refusal};
 use crate::exchange::{Exchange, Order, Part};
 use crate::keys::Caller;
 use crate::metrics::{Account, Outcome, RequestKind, UNKNOWN_MODEL, count_failure};
@@ -20,6 +23,7 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
+use serde_json::Value;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -70,6 +74,20 @@ impl Asked {
         }
     }
 
+    /// Puts the request's cached blocks out of reach of other tenants, whatever salt the client asks for.
+    fn keep_to_tenant(&mut self, caller: &Caller) {
+        let common = match self {
+            Self::Chat(request) => &mut request.common,
+            Self::Completion(request) => &mut request.common,
+        };
+        let Some(salt) = caller.cache_salt(common.nvext.cache_salt.as_deref()) else { return };
+        // Engines behind Dynamo's wire read `nvext` as it came: it must not say otherwise.
+        if let Some(Value::Object(raw)) = &mut common.nvext_raw {
+            raw.insert("cache_salt".into(), Value::String(salt.clone()));
+        }
+        common.nvext.cache_salt = Some(salt);
+    }
+
     /// The word of a card's `model_type`.
     fn offered_as(&self) -> &'static str {
         match self {
@@ -101,27 +119,36 @@ async fn walk(app: Arc<App>, ids: RequestIds, request: Request, endpoint: &'stat
     if app.is_draining() {
         return refuse(failure::unavailable("The frontend is shutting down"));
     }
-    let permit = match app.admission.admit().await {
-        Ok(permit) => permit,
-        Err(refusal) => {
-            let error = failure::not_admitted(refusal);
-            app.metrics.admission_rejected.with(&[error.code.unwrap_or_default()]).inc();
-            return refuse(error);
-        }
+    let not_admitted = |refusal| {
+        let error = failure::not_admitted(refusal, app.admission.come_back());
+        app.metrics.admission_rejected.with(&[error.code.unwrap_or_default()]).inc();
+        error
     };
-    let bytes = match read::json_body(&app.config, &parts.headers, body).await {
-        Ok(bytes) => bytes,
+    if app.admission.is_full() {
+        // Refused unread: what cannot be served should cost nothing, not even its body.
+        let error = not_admitted(Refusal::QueueFull);
+        count_failure(&app.metrics, Outcome::Failed(error.status));
+        return Refused::Unread(error, body).into_response();
+    }
+    let read = match read::json_body(&app.config, &app.body_room, &parts.headers, body).await {
+        Ok(read) => read,
         Err(refused) => {
             let response = refused.into_response();
             count_failure(&app.metrics, Outcome::Failed(response.status().as_u16()));
             return response;
         }
     };
+    let permit = match app.admission.admit().await {
+        Ok(permit) => permit,
+        Err(refusal) => return refuse(not_admitted(refusal)),
+    };
+    let ReadBody { bytes, place } = read;
+    let bytes_len = bytes.len();
     let asked = match parsed(&app, bytes, parse).await {
         Ok(asked) => asked,
         Err(error) => return refuse(error),
     };
-    let request = Accepted { app, ids, caller, endpoint, started, permit };
+    let request = Accepted { app, ids, caller, endpoint, started, permit, bytes_len, place };
     match request.generate(asked).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
@@ -134,27 +161,7 @@ async fn parsed(app: &App, bytes: Bytes, parse: Parse) -> Result<Asked, ApiError
     if bytes.len() <= PARSE_INLINE_BYTES_MAX {
         return parse(&bytes, rules);
     }
-    on_text_thread(app, move || parse(&bytes, rules)).await
-}
-
-/// Runs text work off the I/O threads, as much at once as there are cores.
-async fn on_text_thread<T, F>(app: &App, work: F) -> Result<T, ApiError>
-where
-    T: Send + 'static,
-    F: FnOnce() -> Result<T, ApiError> + Send + 'static,
-{
-    let turn = app.text_threads.clone().acquire_owned().await.map_err(|_| failure::internal())?;
-    let run = move || {
-        let _turn = turn;
-        work()
-    };
-    match tokio::task::spawn_blocking(run).await {
-        Ok(result) => result,
-        Err(error) => {
-            tracing::error!(%error, "text work panicked");
-            Err(failure::internal())
-        }
-    }
+    app.text_threads.run(bytes.len(), move || parse(&bytes, rules)).await
 }
 
 /// A request that was let in and understood.
@@ -165,10 +172,13 @@ struct Accepted {
     endpoint: &'static str,
     started: Instant,
     permit: Permit,
+    bytes_len: usize,
+    /// Of the body, until it is tokens.
+    place: BodyPlace,
 }
 
 impl Accepted {
-    async fn generate(self, asked: Asked) -> Result<Response, ApiError> {
+    async fn generate(mut self, mut asked: Asked) -> Result<Response, ApiError> {
         let common = asked.common();
         let (stream, n) = (common.stream, common.n);
         let wanted = Wanted {
@@ -189,6 +199,7 @@ impl Accepted {
             }
         };
         let mut account = self.account(model.metrics.clone(), kind);
+        asked.keep_to_tenant(&self.caller);
         let prepared = match self.prepare(asked, &model, n).await {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -196,6 +207,7 @@ impl Accepted {
                 return Err(error);
             }
         };
+        self.place = BodyPlace::default();
         let mut head = BytesMut::new();
         for (event, value) in prepared.iter().flat_map(|prompt| &prompt.annotations) {
             sse::annotation(&mut head, event, value);
@@ -264,7 +276,7 @@ impl Accepted {
             let start = Instant::now();
             asked.prepare(&model).map(|prepared| (prepared, start.elapsed()))
         };
-        let result = on_text_thread(&self.app, work).await;
+        let result = self.app.text_threads.run(self.bytes_len, work).await;
         stage.dec();
         let (prepared, took) = result?;
         metrics.stage_duration.with(&["preprocess"]).observe(took.as_secs_f64());

@@ -1,28 +1,36 @@
 //! Sockets: listen, accept, serve, drain. TCP_NODELAY on each, a bound on all.
 
-use super::socket::{StallGuard, WRITE_STALL_MAX};
+use super::socket::StallGuard;
+use super::turns::{Patience, Turn, Turns};
 use super::{App, answer};
 use crate::config::FrontendConfig;
 use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use runtime::tasks::Tasks;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// Most headers of a request; OpenAI clients send about 20.
 const HEADERS_MAX: usize = 100;
 /// Largest request head, and most that is read ahead of a body.
 const READ_BUFFER_BYTES_MAX: usize = 64 << 10;
+/// What the kernel holds of an answer that a client does not take. Left to itself it holds megabytes for each; this much
+/// is 600 KB a second over a way of 100 ms, thousands of streamed tokens.
+const SEND_BUFFER_BYTES: usize = 64 << 10;
 /// Wait after accept failed for lack of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -30,12 +38,15 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub(crate) struct ServeLimits {
     pub(crate) connections_max: usize,
-    pub(crate) header_read_timeout: Duration,
+    patience: Patience,
+    write_stall_max: Duration,
 }
 
 impl ServeLimits {
     pub(crate) fn of(config: &FrontendConfig) -> Self {
-        Self { connections_max: config.http.connections_max, header_read_timeout: config.http.header_read_timeout }
+        let patience = Patience { head: config.http.header_read_timeout, idle: config.http.idle_timeout };
+        let (connections_max, write_stall_max) = (config.http.connections_max, config.http.write_stall_max);
+        Self { connections_max, patience, write_stall_max }
     }
 }
 
@@ -52,6 +63,8 @@ impl Listener {
         // A restart may take the port while old connections are in TIME_WAIT; a second listener may not.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
+        // Accepted sockets inherit it.
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
         socket.bind(&address.into())?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let socket = TcpListener::from_std(socket.into())?;
@@ -73,49 +86,77 @@ impl Listener {
         stop: CancellationToken,
     ) {
         let places = Arc::new(Semaphore::new(limits.connections_max.clamp(1, Semaphore::MAX_PERMITS)));
+        let (turns, mut failing) = (Arc::new(Turns::default()), false);
         loop {
-            // At the cap nothing is accepted: clients wait in the backlog instead of being cut.
-            let accepted = stop.run_until_cancelled(async {
-                let place = places.clone().acquire_owned().await;
-                (place, self.socket.accept().await)
-            });
-            let (place, socket) = match accepted.await {
+            let socket = match stop.run_until_cancelled(self.socket.accept()).await {
                 None => return,
-                Some((place, Ok((socket, _)))) => (place, socket),
-                Some((_, Err(error))) => {
+                Some(Ok((socket, _))) => socket,
+                Some(Err(error)) => {
                     // Either this one client is gone already, or descriptors ran out: both pass.
-                    tracing::debug!(%error, "accept a connection");
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(%error, "accepting connections fails; tried again every 50 ms");
+                    }
+                    // Descriptors of connections that only idle are the quickest to have back.
+                    turns.want_place();
                     tokio::time::sleep(ACCEPT_RETRY).await;
                     continue;
                 }
             };
+            failing = false;
+            let Some(place) = stop.run_until_cancelled(place_of(&places, &turns)).await else { return };
             if let Err(error) = socket.set_nodelay(true) {
                 tracing::debug!(%error, "set TCP_NODELAY");
             }
-            let (app, routes, limits, stop) = (app.clone(), routes.clone(), limits.clone(), stop.clone());
+            let turn = turns.begin(limits.patience);
+            let socket = StallGuard::new(socket, turn.clone(), limits.write_stall_max);
+            let (app, routes, stop) = (app.clone(), routes.clone(), stop.clone());
             connections.spawn("http connection", async move {
                 let _place = place;
-                converse(socket, app, routes, limits, stop).await;
+                converse(socket, app, routes, turn, stop).await;
             });
         }
     }
 }
 
+/// A place for one more connection. At the cap one that idles makes room, or the first that does so; meanwhile further
+/// clients wait in the backlog.
+async fn place_of(places: &Arc<Semaphore>, turns: &Turns) -> Option<OwnedSemaphorePermit> {
+    if let Ok(place) = places.clone().try_acquire_owned() {
+        return Some(place);
+    }
+    turns.want_place();
+    let place = places.clone().acquire_owned().await;
+    turns.settled();
+    // Never closed.
+    place.ok()
+}
+
 /// One connection, to its end. Once `stop` fires it ends after the answer that is being written.
-async fn converse(socket: TcpStream, app: Arc<App>, routes: Router, limits: ServeLimits, stop: CancellationToken) {
+async fn converse(
+    socket: StallGuard<TcpStream>,
+    app: Arc<App>,
+    routes: Router,
+    turn: Arc<Turn>,
+    stop: CancellationToken,
+) {
+    let asked = turn.clone();
     let service = service_fn(move |request| {
         let (app, routes) = (app.clone(), routes.clone());
-        async move { Ok::<_, Infallible>(answer(app, routes, request).await) }
+        asked.take();
+        let ours = OurTurn(asked.clone());
+        async move {
+            let answer = answer(app, routes, request).await;
+            Ok::<_, Infallible>(answer.map(|body| TurnBody { body, _ours: ours }))
+        }
     });
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_read_timeout)
         .max_headers(HEADERS_MAX)
         .max_buf_size(READ_BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(StallGuard::new(socket, WRITE_STALL_MAX)), service);
+        .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = turn.closed() => return,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -124,5 +165,37 @@ async fn converse(socket: TcpStream, app: Arc<App>, routes: Router, limits: Serv
     if let Err(error) = ended {
         // The client left, or sent what is no HTTP: its own affair.
         tracing::trace!(%error, "an HTTP connection ended");
+    }
+}
+
+/// From a request's head to the end of its answer.
+struct OurTurn(Arc<Turn>);
+
+impl Drop for OurTurn {
+    fn drop(&mut self) {
+        self.0.answered();
+    }
+}
+
+/// An answer's body that ends our turn with itself.
+struct TurnBody {
+    body: Body,
+    _ours: OurTurn,
+}
+
+impl hyper::body::Body for TurnBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

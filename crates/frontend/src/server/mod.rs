@@ -6,8 +6,12 @@ mod listen;
 mod read;
 mod socket;
 mod stream;
+mod text_threads;
+mod turns;
 
 pub(crate) use listen::{Listener, ServeLimits};
+pub(crate) use read::BodyRoom;
+pub(crate) use text_threads::TextThreads;
 
 use crate::admission::Admission;
 use crate::config::FrontendConfig;
@@ -29,7 +33,6 @@ use serde_json::json;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -47,8 +50,8 @@ pub(crate) struct App {
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) board: Arc<RouteBoard>,
-    /// Threads that tokenize at once: as many as there are cores, so that text never starves the streams.
-    pub(crate) text_threads: Arc<Semaphore>,
+    pub(crate) text_threads: TextThreads,
+    pub(crate) body_room: BodyRoom,
     pub(crate) started: Instant,
     /// Cancelled once the frontend shuts down: new requests are refused, running ones finish.
     pub(crate) draining: CancellationToken,

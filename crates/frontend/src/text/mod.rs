@@ -1,5 +1,6 @@
 //! Text and tokens: the tokenizer both ways, and the chat template.
 
+pub(crate) mod control;
 mod detokenizer;
 mod pieces;
 mod python_json;

@@ -1,5 +1,6 @@
 //! Text to tokens and back. `fastokens` encodes where it proves to agree with the reference (`tokenizers`).
 
+use crate::text::control::ControlTokens;
 use crate::text::pieces::{Pieces, Spelling};
 use crate::text::sample;
 use serde_json::Value;
@@ -61,6 +62,7 @@ pub struct Tokenizer {
     /// Absent when the reference must decode.
     pieces: Option<Pieces>,
     special: Vec<bool>,
+    control: Option<ControlTokens>,
     has_normalizer: bool,
 }
 
@@ -113,7 +115,10 @@ impl Tokenizer {
         if let Encoder::Reference(reason) = &encoder {
             tracing::warn!(%reason, "prompts are encoded by the slower reference tokenizer");
         }
-        Ok(Self { reference, fast, encoder, pieces, special, has_normalizer })
+        let texts =
+            tokens.iter().zip(&special).filter(|(_, special)| **special).filter_map(|(text, _)| text.as_deref());
+        let control = ControlTokens::of(texts);
+        Ok(Self { reference, fast, encoder, pieces, special, control, has_normalizer })
     }
 
     /// Which encoder is in use, and why if it is the slower one.
@@ -136,7 +141,25 @@ impl Tokenizer {
         self.encode_by_reference(text, add_special_tokens)
     }
 
-    /// The same by the reference, whatever the encoder in use.
+    /// Encodes a text in which `mark` stands wherever a control token is cut; see [`crate::text::control`]. No token
+    /// spans a mark, and the marks themselves are no part of the text.
+    ///
+    /// # Errors
+    /// When the tokenizer's model refuses the text.
+    pub(crate) fn encode_marked(&self, text: &str, mark: char) -> Result<Vec<u32>, TokenizerError> {
+        let mut ids = Vec::new();
+        for part in text.split(mark).filter(|part| !part.is_empty()) {
+            ids.extend(self.encode(part, false)?);
+        }
+        Ok(ids)
+    }
+
+    /// The model's control tokens, to be looked for in what clients write.
+    pub(crate) fn control(&self) -> Option<&ControlTokens> {
+        self.control.as_ref()
+    }
+
+    /// What [`Tokenizer::encode`] gives, by the reference, whatever the encoder in use.
     ///
     /// # Errors
     /// When the tokenizer's model refuses the text.

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::needless_pass_by_value)]
 
 mod answers;
+mod bombs;
+mod control_tokens;
 mod prompts;
 mod requests;
 mod templates;

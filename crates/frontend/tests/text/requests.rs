@@ -185,3 +185,88 @@ fn deep_and_strange_json_is_an_error_and_never_a_crash() {
         assert_eq!(parse_chat(bytes).unwrap_err().status, 400, "{bytes:?}");
     }
 }
+
+/// A chat whose `temperature` stands in the body as it is given here.
+fn chat_of(fields: &str) -> Result<(), ApiError> {
+    parse_chat(format!(r#"{{"model":"m","messages":[{{"role":"user","content":"x"}}]{fields}}}"#).as_bytes()).map(drop)
+}
+
+/// Scenario 57.
+#[test]
+fn malformed_json_is_refused_with_the_path_of_the_field() {
+    check_refused(chat_of(r#","user":"\ud800""#), "user", "lone leading surrogate");
+    check_refused(chat_of(r#","user":"\ud800x""#), "user", "hex escape");
+    check_refused(chat_of(r#","user":"\udc00""#), "user", "surrogate");
+    check_refused(chat_of(",\"user\":\"a\u{0}b\""), "user", "control character");
+    check_refused(chat_of(r#","temperature":1e999"#), "temperature", "number out of range");
+    check_refused(chat_of(r#","temperature":-1e999"#), "temperature", "number out of range");
+    check_refused(chat_of(r#","temperature":NaN"#), "temperature", "expected");
+    check_refused(chat_of(r#","seed":9223372036854775808"#), "seed", "i64");
+    check_refused(chat_of(r#","seed":1e18"#), "seed", "floating point");
+    check_refused(chat_of(r#","n":4294967296"#), "n", "u32");
+    check_refused(chat_of(&format!(",\"n\":{}", "9".repeat(400))), "n", "number out of range");
+    check_refused(chat_of(&format!(",\"seed\":{}", "9".repeat(100_000))), "seed", "number out of range");
+    check_refused(chat_of(r#","top_p":0x10"#), "top_p", "expected");
+    check_refused(chat_of(r#","temperature":1,"temperature":2"#), "temperature", "duplicate field `temperature`");
+    check_refused(chat_of(r#","chat_template_kwargs":{},"chat_template_args":{}"#), "chat_template_args", "duplicate");
+    check_refused(chat_of(r#","nvext":{"dp_rank":1,"dp_rank":2}"#), "nvext.dp_rank", "duplicate field");
+    check_refused(chat_of(r#","model":"n""#), "model", "duplicate field `model`");
+    check_refused(chat_of(r#","chat_template_kwargs":{"a":{"b":[1,1e999]}}"#), "chat_template_kwargs.a.b[1]", "range");
+    let roles = r#","n":1,"messages":[{"role":"user","content":"x","role":"system"}]"#;
+    check_refused(
+        parse_chat(format!(r#"{{"model":"m"{roles}}}"#).as_bytes()).map(drop),
+        "messages[0].role",
+        "duplicate",
+    );
+
+    let mut bytes = br#"{"model":"m","messages":[{"role":"user","content":"x"}]}"#.to_vec();
+    let at = bytes.windows(3).position(|window| window == b"\"x\"").unwrap() + 1;
+    for malformed in [&b"\xff"[..], b"\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\x80"] {
+        let mut body = bytes.clone();
+        body.splice(at..=at, malformed.iter().copied());
+        check_refused(parse_chat(&body).map(drop), "messages[0].content", "invalid unicode code point");
+    }
+    bytes.push(0);
+    assert_eq!(parse_chat(&bytes).unwrap_err().status, 400, "a NUL behind the end");
+    // Written out it is a character like any other, and stays one.
+    assert_eq!(chat_of(r#","user":"a\u0000b""#), Ok(()));
+}
+
+#[test]
+fn a_body_that_is_small_on_the_wire_and_large_in_memory_is_refused() {
+    let nested = |levels: usize| format!(",\"metadata\":{}{}", "[".repeat(levels), "]".repeat(levels));
+    assert_eq!(chat_of(&nested(63)), Ok(()));
+    check_refused(chat_of(&nested(64)), "metadata", "64 levels deep");
+    check_refused(chat_of(&format!(",\"metadata\":[{}0]", "0,".repeat(5 << 20))), "metadata", "4194304 values");
+    let many = vec![r#"{"role":"user"}"#; 20_000].join(",");
+    let error = parse_chat(format!(r#"{{"model":"m","messages":[{many}]}}"#).as_bytes()).unwrap_err();
+    assert_eq!(error.param.as_deref(), Some("messages"));
+    assert!(error.message.contains("a maximum of 16384 messages"), "{error}");
+}
+
+/// Scenario 60: nothing that a message may hold besides text is taken, so nothing is ever fetched for a client.
+#[test]
+fn parts_that_name_something_to_fetch_are_refused_by_name() {
+    for url in [
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://metadata.google.internal/",
+        "file:///etc/passwd",
+        "gopher://127.0.0.1:6379/_FLUSHALL",
+        "data:image/png;base64,AAAA",
+        "//127.0.0.1/x",
+    ] {
+        for (kind, part) in [
+            ("image_url", json!({"type": "image_url", "image_url": {"url": url}})),
+            ("image_url", json!({"type": "image_url", "image_url": url, "text": "x"})),
+            ("input_image", json!({"type": "input_image", "image_url": url})),
+            ("video_url", json!({"type": "video_url", "video_url": {"url": url}})),
+            ("audio_url", json!({"type": "audio_url", "audio_url": {"url": url}})),
+            ("input_audio", json!({"type": "input_audio", "input_audio": {"data": url, "format": "wav"}})),
+            ("file", json!({"type": "file", "file": {"file_data": url}})),
+        ] {
+            let messages = json!({"messages": [{"role": "user", "content": [part]}]});
+            check_refused(chat_with(messages), "messages[0].content[0].type", &format!("`{kind}` is not supported"));
+        }
+    }
+}

@@ -69,6 +69,35 @@ fn a_template_that_never_ends_is_stopped() {
     assert!(matches!(error, TemplateError::Failed(_)), "{error}");
 }
 
+/// Scenario 59: each of these would take the machine's memory or its time, were it let.
+#[test]
+fn a_template_that_grows_without_end_is_stopped() {
+    for bomb in [
+        "{% for i in range(1000000000) %}x{% endfor %}",
+        "{{ range(1000000000) | join('x') }}",
+        "{{ range(100000000) | list | length }}",
+        "{% set ns = namespace(s='x') %}{% for i in range(64) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+        "{% set ns = namespace(s=['x']) %}{% for i in range(64) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
+        "{% macro m(n) %}{{ m(n) }}{{ m(n) }}{% endmacro %}{{ m(1) }}",
+        "{{ 'x' * 10000000000 }}",
+        "{{ ('x' * 100000) | replace('x', 'x' * 100000) }}",
+        "{{ '%2000000000d' | format(1) }}",
+        "{{ 'x'.center(4000000000) }}",
+        "{{ ['x'] * 1000000000 }}",
+        "{% for m in messages %}{% for i in range(100000) %}{{ m.content }}{% endfor %}{% endfor %}",
+    ] {
+        let template = match ChatTemplate::compile(bomb, Vec::new()) {
+            Ok(template) => template,
+            Err(TemplateError::Compile(_)) => continue,
+            Err(error) => panic!("{bomb}: {error}"),
+        };
+        let content = "x".repeat(100_000);
+        let case = json!({"messages": [{"role": "user", "content": content}]});
+        let error = render(&template, &case).expect_err(bomb);
+        assert!(matches!(error, TemplateError::Failed(_)), "{bomb}: {error}");
+    }
+}
+
 #[test]
 fn a_template_that_does_not_compile_says_where() {
     let error = ChatTemplate::compile("a\n{% if %}", Vec::new()).unwrap_err();
