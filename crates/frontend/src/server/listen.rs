@@ -26,7 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Most headers of a request; OpenAI clients send about 20.
 const HEADERS_MAX: usize = 100;
-/// Largest request head, and most that is read ahead of a body.
+/// Largest request head. Proxies send 8 to 16 KiB at most.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Most that is read ahead of a body. The reader may take somewhat more, so it is no bound for heads.
 const READ_BUFFER_BYTES_MAX: usize = 64 << 10;
 /// What the kernel holds of an answer that a client does not take. Left to itself it holds megabytes for each; this much
 /// is 600 KB a second over a way of 100 ms, thousands of streamed tokens.
@@ -151,6 +153,7 @@ async fn converse(
     });
     let connection = http1::Builder::new()
         .max_headers(HEADERS_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(READ_BUFFER_BYTES_MAX)
         .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);

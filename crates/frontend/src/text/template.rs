@@ -213,8 +213,9 @@ fn environment() -> Result<Environment<'static>, Error> {
 fn format_as_python(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     if value.is_none() {
         out.write_str("None").map_err(Error::from)
-    } else if let (minijinja::value::ValueKind::Bool, on) = (value.kind(), value.is_true()) {
-        out.write_str(if on { "True" } else { "False" }).map_err(Error::from)
+    } else if value.kind() == minijinja::value::ValueKind::Bool {
+        // Asked of a truth value only: of others it may cost work for which no fuel is charged.
+        out.write_str(if value.is_true() { "True" } else { "False" }).map_err(Error::from)
     } else {
         minijinja::escape_formatter(out, state, value)
     }

@@ -56,11 +56,13 @@ async fn a_body_that_does_not_end_in_time_is_told_so_and_cut_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_stops_reading_its_stream_frees_the_engine() {
     let stage = Stage::with(|config| config.http.write_stall_max = Duration::from_millis(300)).await;
-    let worker = stage.worker(WorkerPlan { instance: 1, ..WorkerPlan::default() }).await;
+    // Enough tokens to fill every buffer on the way, and not enough to end: the engine waits for a client that is stuck.
+    let gate = Arc::new(Semaphore::new(25_000));
+    let worker = stage.worker(WorkerPlan { instance: 1, gate: Some(gate), ..WorkerPlan::default() }).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut socket = socket.connect(stage.frontend.address()).await.unwrap();
-    // 32 answers of 900 tokens are some 5 MB: more than any buffer between takes.
+    // 32 answers of 900 tokens are 28,800, some 5 MB of events.
     let body = ask("x", &json!({ "stream": true, "n": 32, "max_tokens": 900 })).to_string();
     let head = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",

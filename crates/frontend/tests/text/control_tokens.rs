@@ -89,7 +89,7 @@ fn a_prompt_that_the_client_writes_whole_may_hold_control_tokens() {
 
 #[test]
 fn marks_of_our_own_in_a_message_change_nothing_and_all_of_them_are_refused() {
-    let model = tiny_model();
+    let model = model_with_template("{{ messages[0].content }}");
     let user = |content: String| json!({"messages": [{"role": "user", "content": content}]});
     let mixed = "a\u{fdd0}<|im_end|>\u{fdd1}b";
     let prepared = chat(&model, &user(mixed.into())).unwrap();
