@@ -1,6 +1,6 @@
 //! Many clients at once, watched while they are answered.
 
-use crate::machine::{CAP, Streamed, stream_on};
+use crate::machine::{CAP, Streamed, client, stream_on};
 use crate::stage::{Frontend, Stage, Worker, undisturbed};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -158,15 +158,13 @@ async fn ask_all(
     seen: Arc<Mutex<Vec<Seen>>>,
     enough: Arc<AtomicBool>,
 ) -> Vec<(usize, Streamed)> {
-    // A connection for each request: one that was kept open says nothing about who still listens.
-    let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
     let mut answers = Vec::new();
     for (at, body) in lane.iter().cycle() {
         {
             let mut seen = seen.lock().unwrap();
             seen[number] = Seen { longest_gap: seen[number].longest_gap, ..Seen::default() };
         }
-        answers.push((*at, ask(&client, &urls, body, |so_far| note(&mut seen.lock().unwrap()[number], so_far)).await));
+        answers.push((*at, ask(&urls, body, |so_far| note(&mut seen.lock().unwrap()[number], so_far)).await));
         if enough.load(Ordering::SeqCst) {
             break;
         }
@@ -175,10 +173,10 @@ async fn ask_all(
     answers
 }
 
-async fn ask(client: &reqwest::Client, urls: &[String], body: &Value, mut each: impl FnMut(&Streamed)) -> Streamed {
+async fn ask(urls: &[String], body: &Value, mut each: impl FnMut(&Streamed)) -> Streamed {
     let mut answer = Streamed::default();
     for url in urls {
-        answer = stream_on(client, url, body, &mut each).await;
+        answer = stream_on(client(), url, body, &mut each).await;
         if answer.status != 0 {
             break;
         }

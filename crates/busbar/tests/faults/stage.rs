@@ -153,10 +153,18 @@ impl Stage {
 
     /// Waits until `frontend` has exactly so many workers in routing.
     pub(crate) fn serves(&self, frontend: &Frontend, workers: usize) {
-        self.until(&format!("{} to serve {workers} workers", frontend.name), || {
-            let ready = states(frontend)?.values().filter(|state| *state == "ready").count();
-            (ready == workers && get(&format!("{}/v1/models", frontend.url)).1.contains("\"id\"")).then_some(())
-        });
+        let mut last = None;
+        let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            self.until(&format!("{} to serve {workers} workers", frontend.name), || {
+                last = states(frontend);
+                let ready = last.as_ref()?.values().filter(|state| *state == "ready").count();
+                (ready == workers && get(&format!("{}/v1/models", frontend.url)).1.contains("\"id\"")).then_some(())
+            });
+        }));
+        if let Err(panic) = waited {
+            eprintln!("workers as {} shows them: {last:x?}", frontend.name);
+            std::panic::resume_unwind(panic);
+        }
     }
 
     /// Waits on a condition; what does not come true fails the test with every log.

@@ -14,8 +14,7 @@ fn a_worker_that_runs_out_of_memory_costs_no_request_and_is_told_apart_from_a_ki
     let crowd = Crowd::start(&[&frontend], &chats(24));
     crowd.all_have(&stage, 5);
     let starved = crowd.busiest(&workers).clone();
-    let limited =
-        Command::new("prlimit").args(["--pid", &starved.pid.to_string(), "--as=1", "--data=1"]).status().unwrap();
+    let limited = Command::new("prlimit").args(["--pid", &starved.pid.to_string(), "--data=1"]).status().unwrap();
     assert!(limited.success());
     // What is free in its heap lasts a while; long prompts, different from each other, do not fit there.
     let long = |at: usize| chat(&format!("{at} {}", format!("{at:04} a word and another ").repeat(300)), 20);

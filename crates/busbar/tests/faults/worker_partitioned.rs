@@ -49,8 +49,8 @@ impl Scene {
         self.home.heal();
     }
 
-    fn is_ready(&self, worker: &Worker) -> bool {
-        states(&self.frontend).and_then(|states| states.get(&worker.instance).cloned()) == Some("ready".to_owned())
+    fn state(&self, worker: &Worker) -> Option<String> {
+        states(&self.frontend)?.remove(&worker.instance)
     }
 }
 
@@ -65,8 +65,11 @@ fn check(lost: Lost) {
     scene.part(number, lost);
     let at = Instant::now();
     let more = Crowd::start(&[&scene.frontend], &chats(24));
-    stage.until("the worker to be out of routing", || (!scene.is_ready(&parted)).then_some(()));
-    eprintln!("out of routing after {:?}", at.elapsed());
+    let out = ["lost", "hung", "set aside"];
+    let why = stage.until("the worker to be out of routing", || {
+        scene.state(&parted).filter(|state| out.contains(&state.as_str()))
+    });
+    eprintln!("{why}, and out of routing, after {:?}", at.elapsed());
     crowd.finish_whole(stage);
     more.finish_whole(stage);
     eprintln!("all answers were whole after {:?}", at.elapsed());
@@ -108,5 +111,8 @@ fn a_slow_network_is_no_fault() {
     scene.home.set(late, late);
     Crowd::start(&[&scene.frontend], &chats(36)).finish_whole(&scene.stage);
     assert_eq!(scene.frontend.migrations("new_request") + scene.frontend.migrations("ongoing_request"), 0.0);
-    assert!(scene.workers.iter().all(|(worker, _)| scene.is_ready(worker)), "a worker was set aside");
+    assert!(
+        scene.workers.iter().all(|(worker, _)| scene.state(worker).as_deref() == Some("ready")),
+        "a worker was set aside"
+    );
 }

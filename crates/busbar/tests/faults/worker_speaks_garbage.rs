@@ -104,32 +104,57 @@ async fn no_items(asked: Arc<AtomicUsize>) -> (String, Option<RequestServer>) {
     (server.address(), Some(server))
 }
 
-fn check(acknowledges: bool) {
-    let mut stage = Stage::new();
-    stage.workers(2, PACED);
-    let frontend: Frontend = stage.frontend(&[]);
-    stage.serves(&frontend, 2);
-    let babbler = Babbler::join(&stage, acknowledges);
-    stage.serves(&frontend, 3);
-    Crowd::start(&[&frontend], &chats(32)).finish_whole(&stage);
-    let asked = babbler.asked();
+struct Scene {
+    stage: Stage,
+    frontend: Frontend,
+    babbler: Babbler,
+}
+
+impl Scene {
+    fn new(acknowledges: bool) -> Self {
+        let mut stage = Stage::new();
+        stage.workers(2, PACED);
+        let frontend = stage.frontend(&[]);
+        stage.serves(&frontend, 2);
+        let babbler = Babbler::join(&stage, acknowledges);
+        Self { stage, frontend, babbler }
+    }
+
+    fn answers_are_whole(&self) {
+        Crowd::start(&[&self.frontend], &chats(32)).finish_whole(&self.stage);
+    }
+
+    fn is_out_and_the_log_says_so(&self) {
+        assert_ne!(states(&self.frontend).unwrap()[&INSTANCE.0], "ready");
+        let log = std::fs::read_to_string(self.stage.log(&self.frontend.name)).unwrap();
+        let told = log.lines().any(|line| line.contains("WARN") && line.contains("worker_id=bad"));
+        assert!(told, "the log says which worker, and why\n{}", self.stage.logs());
+    }
+}
+
+#[test]
+fn a_worker_whose_acknowledgements_are_noise_is_never_asked_for_an_answer() {
+    let scene = Scene::new(false);
+    // The first look at it is enough.
+    scene.stage.until("it to be known and out of routing", || {
+        (states(&scene.frontend)?.get(&INSTANCE.0)? != "ready").then_some(())
+    });
+    scene.answers_are_whole();
+    scene.is_out_and_the_log_says_so();
+    let moved = scene.frontend.migrations("new_request") + scene.frontend.migrations("ongoing_request");
+    assert_eq!(moved, 0.0, "a request was sent there");
+}
+
+#[test]
+fn a_worker_whose_items_are_no_tokens_costs_no_request_and_is_asked_no_more() {
+    let scene = Scene::new(true);
+    scene.stage.serves(&scene.frontend, 3);
+    scene.answers_are_whole();
+    let asked = scene.babbler.asked();
     assert!(asked > 0, "nobody asked it");
-    Crowd::start(&[&frontend], &chats(32)).finish_whole(&stage);
-    let again = babbler.asked() - asked;
+    scene.answers_are_whole();
+    let again = scene.babbler.asked() - asked;
     eprintln!("asked {asked} times by the first 32 requests, {again} times by the next");
     assert!(again <= 4, "it is out of routing, but for a look now and then");
-    assert_ne!(states(&frontend).unwrap()[&INSTANCE.0], "ready");
-    let log = std::fs::read_to_string(stage.log(&frontend.name)).unwrap();
-    let told = log.lines().any(|line| line.contains("WARN") && line.contains("worker_id=bad"));
-    assert!(told, "the log says which worker, and why\n{}", stage.logs());
-}
-
-#[test]
-fn a_worker_whose_acknowledgements_are_noise_costs_no_request() {
-    check(false);
-}
-
-#[test]
-fn a_worker_whose_items_are_no_tokens_costs_no_request() {
-    check(true);
+    scene.is_out_and_the_log_says_so();
 }

@@ -4,6 +4,7 @@
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Longest wait for anything; generous, so that a busy machine fails no test.
@@ -178,11 +179,18 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(future)
 }
 
+/// The client of all tests: made once, because reading the system's certificates takes longer than most requests. It
+/// keeps no connection, so that it belongs to no runtime, and a fault of one request is none of the next.
+pub fn client() -> &'static reqwest::Client {
+    static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
+    CLIENT.get_or_init(|| reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap())
+}
+
 /// POSTs JSON and gives status and body.
 pub fn post(url: &str, body: &Value) -> (u16, Value) {
     let (url, body) = (url.to_owned(), body.to_string());
     block_on(async move {
-        let request = reqwest::Client::new().post(url).header("content-type", "application/json").body(body);
+        let request = client().post(url).header("content-type", "application/json").body(body);
         let response = request.timeout(CAP).send().await.unwrap();
         let status = response.status().as_u16();
         let text = response.text().await.unwrap();
@@ -193,7 +201,7 @@ pub fn post(url: &str, body: &Value) -> (u16, Value) {
 pub fn get(url: &str) -> (u16, String) {
     let url = url.to_owned();
     block_on(async move {
-        match reqwest::Client::new().get(url).timeout(CAP).send().await {
+        match client().get(url).timeout(CAP).send().await {
             Ok(response) => (response.status().as_u16(), response.text().await.unwrap_or_default()),
             Err(_) => (0, String::new()),
         }
@@ -221,7 +229,7 @@ pub struct Streamed {
 
 /// Streams a chat; `each` sees what there is so far after each event. Anything but a whole stream fails the test.
 pub fn stream(url: &str, body: &Value, each: impl FnMut(&Streamed)) -> Streamed {
-    let got = block_on(stream_on(&reqwest::Client::new(), url, body, each));
+    let got = block_on(stream_on(client(), url, body, each));
     assert!((200..300).contains(&got.status) && got.broken.is_none(), "{}: {:?}", got.status, got.broken);
     got
 }
