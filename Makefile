@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO := cargo
 BUSBAR := $(or $(CARGO_TARGET_DIR),target)/release/busbar
 
-.PHONY: help up build packages test test-vllm lint bench e2e-smoke reference fuzz
+.PHONY: help up build packages test vllm test-vllm lint bench e2e-smoke reference fuzz
 
 help: ## Show this list.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 20
@@ -21,7 +21,10 @@ packages:
 test: packages ## Unit tests up to real peers: stock ai-dynamo, the OpenAI client, Chromium, a real model.
 	@tests-env/test.sh
 
-test-vllm: ## The worker against a real vLLM on CPU (installs 5 GB once; not part of `make test`).
+vllm: ## Install vLLM for a machine without a GPU (6 GB, once), and say how `busbar` finds it.
+	@tests-env/vllm.sh engine
+
+test-vllm: ## The worker against a real vLLM on CPU (installs 6 GB once; not part of `make test`).
 	@tests-env/vllm.sh
 
 lint: packages ## Format, clippy, tidy, licences and sources.

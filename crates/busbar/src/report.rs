@@ -9,6 +9,12 @@ pub(crate) const EXIT_FAILED: u8 = 1;
 /// Exit code of a failure that only another call can avoid: bad flags, a bad file. A supervisor does not restart it.
 pub(crate) const EXIT_USAGE: u8 = 2;
 
+/// What begins the lines of a printed failure, and what stands before those that go on.
+const WHAT: &str = "error: ";
+const CAUSE: &str = "  cause: ";
+const REMEDY: &str = " remedy: ";
+const HANGING: &str = "         ";
+
 /// A failure, ready to print.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -47,7 +53,42 @@ impl Failure {
 
     /// What failed and why, in one line of a log.
     pub(crate) fn line(&self) -> String {
-        std::iter::once(&self.what).chain(&self.causes).map(String::as_str).collect::<Vec<_>>().join(": ")
+        let parts = std::iter::once(&self.what).chain(&self.causes).flat_map(|text| text.lines());
+        parts.map(str::trim).collect::<Vec<_>>().join(": ")
+    }
+
+    /// As it is printed: what, causes and remedies, the later lines of these two below their beginning.
+    fn text(&self) -> String {
+        let hanging = |text: &String| text.lines().collect::<Vec<_>>().join(&format!("\n{HANGING}"));
+        let mut lines = vec![format!("{WHAT}{}", self.what)];
+        lines.extend(self.causes.iter().map(|cause| format!("{CAUSE}{}", hanging(cause))));
+        lines.extend(self.remedies.iter().map(|remedy| format!("{REMEDY}{}", hanging(remedy))));
+        lines.join("\n")
+    }
+
+    /// Reads what another process of ours printed, out of the lines of its log.
+    pub(crate) fn of_text(lines: &[String]) -> Option<Self> {
+        let mut found: Option<Self> = None;
+        // Whether a line without a word of its own goes on with a remedy.
+        let mut in_remedy = false;
+        for line in lines {
+            if let Some(what) = line.strip_prefix(WHAT) {
+                found = Some(Self::new(what));
+                continue;
+            }
+            let Some(failure) = &mut found else { continue };
+            if let Some(cause) = line.strip_prefix(CAUSE) {
+                failure.causes.push(cause.to_owned());
+                in_remedy = false;
+            } else if let Some(remedy) = line.strip_prefix(REMEDY) {
+                failure.remedies.push(remedy.to_owned());
+                in_remedy = true;
+            } else if let Some(more) = line.strip_prefix(HANGING) {
+                let texts = if in_remedy { &mut failure.remedies } else { &mut failure.causes };
+                texts.last_mut().into_iter().for_each(|text| *text += &format!("\n{more}"));
+            }
+        }
+        found
     }
 
     /// Adds what to do.
@@ -105,11 +146,35 @@ pub(crate) fn print(failure: &Failure, as_json: bool) {
         let value = json!({"error": {"message": failure.what, "causes": failure.causes, "remedies": failure.remedies}});
         println!("{value}");
     }
-    eprintln!("error: {}", failure.what);
-    for cause in &failure.causes {
-        eprintln!("  cause: {cause}");
+    eprintln!("{}", failure.text());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure() -> Failure {
+        Failure::new("start vLLM")
+            .cause("`vllm serve` ended: ValidationError: 1 error\n  max_model_len is too large")
+            .remedy("correct it")
     }
-    for remedy in &failure.remedies {
-        eprintln!(" remedy: {remedy}");
+
+    #[test]
+    fn a_cause_of_several_lines_is_shown_whole_below_its_beginning() {
+        let expected = "error: start vLLM\n  cause: `vllm serve` ended: ValidationError: 1 error\n         \
+                        \u{20} max_model_len is too large\n remedy: correct it";
+        assert_eq!(failure().text(), expected);
+        assert_eq!(
+            failure().line(),
+            "start vLLM: `vllm serve` ended: ValidationError: 1 error: max_model_len is too large"
+        );
+    }
+
+    #[test]
+    fn what_was_printed_is_read_again_from_a_log() {
+        let printed = format!("2026 INFO starting\n{}\n", failure().text());
+        let lines: Vec<String> = printed.lines().map(str::to_owned).collect();
+        assert_eq!(Failure::of_text(&lines).unwrap().text(), failure().text());
+        assert!(Failure::of_text(&lines[..1]).is_none());
     }
 }

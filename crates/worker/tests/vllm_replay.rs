@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use vllm_server::{CUT, DIES, ENDLESS, HANGS, REFUSED, Running, SLOW, Script, serve};
-use worker::engine::vllm::{AttachConfig, VllmError, attach};
+use worker::engine::vllm::{ApiKey, AttachConfig, VllmError, attach};
 use worker::engine::{EngineError, StartedEngine};
 
 /// Longest that a condition is waited for; only a broken build waits this long.
@@ -235,6 +235,64 @@ async fn a_long_prompt_is_no_hang_while_it_may_still_be_computed() {
     assert!(!gone && outputs.last().unwrap().finish_reason.is_some(), "{outputs:?}");
     let (lasted, outputs, gone) = lasts(&mut started, slow(60, 2000)).await;
     assert!(gone && has_no_end(&outputs) && lasted < Duration::from_secs(6), "{lasted:?} {outputs:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_breaks_off_is_asked_at_once_whether_it_still_serves() {
+    let (mut started, server) = guest().await;
+    let (_, outputs, gone) = lasts(&mut started, request(DIES, 4)).await;
+    assert!(has_no_end(&outputs) && !gone, "its engine died for this sequence only: {outputs:?}");
+    server.dead.store(true, Ordering::Relaxed);
+    let begun = Instant::now();
+    assert!(has_no_end(&answer(&started, request(DIES, 4)).await));
+    while started.kv_changes.recv().await.is_some() {}
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_too_busy_to_answer_its_metrics_is_there_while_tokens_come_and_a_mute_idle_one_is_gone() {
+    let (mut started, server) = guest().await;
+    server.mute.store(true, Ordering::Relaxed);
+    let mut receiver = started.engine.generate(request(ENDLESS, 4)).unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(40) {
+        receiver.recv().await.expect("its stream is open");
+    }
+    drop(receiver);
+    let idle = Instant::now();
+    while started.kv_changes.recv().await.is_some() {}
+    assert!((Duration::from_secs(15)..Duration::from_secs(19)).contains(&idle.elapsed()), "{:?}", idle.elapsed());
+    assert!(matches!(started.engine.generate(request(9, 1)), Err(EngineError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn a_key_is_told_where_it_is_wanted_and_its_absence_is_named() {
+    let server = serve(Script { key: Some("secret"), ..Script::default() }).await;
+    let error = capped(attach(AttachConfig::new(&server.url))).await.err().unwrap();
+    assert!(matches!(&error, VllmError::Refused { .. }) && error.is_permanent(), "{error}");
+    assert!(error.remedy().contains("VLLM_API_KEY"), "{}", error.remedy());
+    let config = AttachConfig { api_key: Some(ApiKey("secret".into())), ..AttachConfig::new(&server.url) };
+    let started = capped(attach(config)).await.unwrap();
+    assert_eq!(answer(&started, request(9, 2)).await.last().unwrap().finish_reason, Some(FinishReason::Length));
+}
+
+#[tokio::test]
+async fn what_is_no_vllm_is_told_so_and_an_endless_answer_is_not_read_to_its_end() {
+    async fn error_of(page: axum::routing::MethodRouter) -> VllmError {
+        let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", http.local_addr().unwrap());
+        let router = axum::Router::new().route("/{*any}", page);
+        tokio::spawn(async move { axum::serve(http, router).await });
+        capped(attach(AttachConfig::new(url))).await.err().unwrap()
+    }
+    let page = error_of(axum::routing::get(async || "<html>It works!</html>")).await;
+    assert!(page.to_string().contains("is no vLLM: no JSON"), "{page}");
+    let endless = axum::routing::get(async || {
+        axum::body::Body::from_stream(futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 1 << 16])))
+    });
+    // Only the headers of `/health` count.
+    let endless = error_of(endless).await;
+    assert!(endless.to_string().contains("longer than"), "{endless}");
 }
 
 #[tokio::test]

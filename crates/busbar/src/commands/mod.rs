@@ -8,6 +8,7 @@ mod model;
 mod reference;
 mod status;
 mod up;
+mod vllm_share;
 pub(crate) mod vllm_worker;
 pub(crate) mod worker;
 

@@ -1,8 +1,8 @@
 //! `busbar up`: a graph file becomes processes that serve on this machine.
 
 use super::model::{bring, engine_kind, engine_word};
-use super::runtime;
 use super::worker::read_manifest;
+use super::{runtime, vllm_share};
 use crate::cli::{Output, UpFlags};
 use crate::flags::worker::EngineChoice;
 use crate::progress::Progress;
@@ -203,6 +203,20 @@ fn worker_env(
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         set(env, "BUSBAR_ENGINE_THREADS", &(cores / workers.max(1)).max(1).to_string());
     }
+    if kind == EngineKind::Vllm && !worker::engine::vllm::gpu_available() {
+        share_cpus(env, process, workers);
+    }
+}
+
+/// Tells a vLLM on CPUs its part of this machine, where neither the manifest nor who calls has told it.
+fn share_cpus(env: &mut Vec<(String, String)>, process: &Process, workers: usize) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| vllm_share::memory(&text));
+    for (name, value) in vllm_share::environment(workers, cores, memory.unwrap_or(0), &process.argv) {
+        if std::env::var_os(name).is_none() && !env.iter().any(|(known, _)| known == name) {
+            set(env, name, &value);
+        }
+    }
 }
 
 fn is_packaged(text: &str) -> bool {
@@ -393,16 +407,7 @@ async fn detach(
         }
         if let Ok(Some(status)) = child.try_wait() {
             let words = deploy::local::logs::tail(&log_path, 30).unwrap_or_default();
-            let text = words.iter().find_map(|line| line.strip_prefix("error: ")).unwrap_or("it ended");
-            let mut failure = Failure::new(text.to_owned());
-            for line in &words {
-                if let Some(cause) = line.strip_prefix("  cause: ") {
-                    failure = failure.cause(cause);
-                }
-                if let Some(remedy) = line.strip_prefix(" remedy: ") {
-                    failure = failure.remedy(remedy);
-                }
-            }
+            let mut failure = Failure::of_text(&words).unwrap_or_else(|| Failure::new("it ended"));
             failure.exit_code = u8::try_from(status.code().unwrap_or(1)).unwrap_or(1).max(1);
             return Err(failure);
         }

@@ -12,6 +12,7 @@ use ::worker::Worker;
 use ::worker::engine::{StartedEngine, vllm};
 use ::worker::model::{EngineKind, LocalModel};
 use deploy::local::process::SUPERVISED;
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -28,9 +29,18 @@ const FAILURES_MAX: u32 = 5;
 
 /// Runs the rest of the command line and ends it with our standard input; see [`vllm::KEEP_VERB`].
 pub(crate) fn keep(command: &[String]) -> Result<ExitCode, Failure> {
+    /// What a shell adds to the number of the signal that ended a program.
+    const SIGNALLED: i32 = 128;
     let status = vllm::keep(command).map_err(|error| Failure::new("start vLLM").cause(error.to_string()))?;
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    Ok(ExitCode::from(code.unwrap_or(crate::report::EXIT_FAILED)))
+    let code = match status.signal() {
+        None => status.code(),
+        Some(signal) => {
+            // The worker reads this as vLLM's own last line, which a killed vLLM has not written.
+            eprintln!("vLLM was killed by signal {signal}");
+            Some(SIGNALLED + signal)
+        }
+    };
+    Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(crate::report::EXIT_FAILED)))
 }
 
 /// Serves until told to stop, over as many lives of vLLM as it takes.
@@ -101,6 +111,7 @@ async fn start(flags: &WorkerFlags, arguments: &[String]) -> Result<(StartedEngi
     config.arguments = arguments.to_vec();
     config.keeper = std::env::current_exe().ok();
     config.shares_machine = std::env::var_os(SUPERVISED).is_some();
+    config.api_key = api_key();
     // Our own names for vLLM's limits were taken out of its command line: they go back in.
     let limits = &flags.limits;
     for (flag, value) in [
@@ -136,6 +147,7 @@ async fn attach(
     config.max_num_seqs = flags.limits.max_num_seqs;
     config.max_num_batched_tokens = flags.limits.max_num_batched_tokens;
     config.events = vllm::events_at(url, arguments);
+    config.api_key = api_key();
     let model = match &flags.model {
         Some(text) => {
             let model = bring(Some(text), EngineKind::Mock, progress).await?;
@@ -159,6 +171,11 @@ async fn attach(
     };
     let started = vllm::attach(config).await.map_err(no_attach)?;
     Ok((started, model))
+}
+
+/// What vLLM itself reads its key from: who starts it and who asks it then need to be told only once.
+fn api_key() -> Option<vllm::ApiKey> {
+    std::env::var("VLLM_API_KEY").ok().filter(|key| !key.is_empty()).map(vllm::ApiKey)
 }
 
 /// A manifest's arguments without what is not vLLM's.

@@ -1,6 +1,7 @@
 //! The arguments of `dynamo.vllm` that `vllm serve` does not know. Pure.
 //!
-//! A manifest's line mixes both: what is vLLM's passes through; of what is Dynamo's own, some has no meaning here and is
+//! A manifest's line mixes both: what is vLLM's passes through, but for the few that would make it unreachable for its
+//! own worker; of what is Dynamo's own, some has no meaning here and is
 //! left out with a word, some asks for what this worker is not and is refused.
 //!
 //! Source: `--help` of `dynamo.vllm` 1.6.1.
@@ -53,6 +54,9 @@ const REFUSED: &[(&str, &str)] = &[
     ("--classify-worker", "classification"),
     ("--realtime", "the realtime API"),
     ("--benchmark-mode", "Dynamo's self-benchmark"),
+    // The worker speaks to its vLLM over plain HTTP on this machine.
+    ("--ssl-certfile", "a vLLM behind TLS"),
+    ("--uds", "a vLLM behind a Unix socket"),
 ];
 
 /// A flag whose value decides.
@@ -90,7 +94,9 @@ pub(crate) fn sort(arguments: &[String]) -> Sorted {
             while values != Nothing && words.next_if(|next| !next.starts_with('-')).is_some() && values == Many {}
             sorted.left_out.push(flag);
         } else {
-            sorted.vllm.push(word.clone());
+            // One spelling, by which what is given is found again. What follows a dot is a key of JSON.
+            let (name, rest) = word.split_at(word.find(['=', '.']).unwrap_or(word.len()));
+            sorted.vllm.push(format!("{}{rest}", spelled(name)));
         }
     }
     sorted
@@ -128,6 +134,12 @@ mod tests {
             &[],
         );
         check("--disaggregation-mode agg --seed 3", "--seed 3", "--disaggregation-mode", &[]);
+        check(
+            "--kv_events_config={\"a_b\":1} --hf_overrides.rope_theta 3 a_b -cc.x_y=1",
+            "--kv-events-config={\"a_b\":1} --hf-overrides.rope_theta 3 a_b -cc.x_y=1",
+            "",
+            &[],
+        );
     }
 
     #[test]
@@ -135,5 +147,6 @@ mod tests {
         check("--is-prefill-worker --seed 3", "--seed 3", "", &["--is-prefill-worker"]);
         check("--disaggregation-mode=prefill", "", "", &["--disaggregation-mode prefill"]);
         check("--enable_multimodal --headless", "", "", &["--enable-multimodal", "--headless"]);
+        check("--ssl-keyfile k --ssl_certfile=c", "--ssl-keyfile k", "", &["--ssl-certfile"]);
     }
 }

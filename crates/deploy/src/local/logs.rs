@@ -56,10 +56,15 @@ impl LogFile {
         }
     }
 
-    /// The last line that says what went wrong: an `error:` if there is one, else the last that is not empty.
-    pub fn last_words(&self) -> Option<&str> {
-        let lines = || self.last.iter().map(String::as_str).filter(|line| !line.trim().is_empty());
-        lines().rfind(|line| line.starts_with("error:")).or_else(|| lines().next_back())
+    /// What says what went wrong, in one line: the last `error:` with its indented lines (causes and remedies), else
+    /// the last line that is not empty.
+    pub fn last_words(&self) -> Option<String> {
+        let lines: Vec<&str> = self.last.iter().map(String::as_str).filter(|line| !line.trim().is_empty()).collect();
+        let Some(error) = lines.iter().rposition(|line| line.starts_with("error:")) else {
+            return lines.last().map(|&line| line.to_owned());
+        };
+        let below = lines[error + 1..].iter().take_while(|line| line.starts_with(' '));
+        Some(std::iter::once(&lines[error]).chain(below).map(|line| line.trim()).collect::<Vec<_>>().join("; "))
     }
 
     /// Forgets the remembered lines: a new process begins.
@@ -131,16 +136,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_words_prefer_an_error_line() {
+    fn the_last_words_are_the_whole_of_an_error_or_the_last_line() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = LogFile::open(&folder.path().join("a.log")).unwrap();
-        for line in ["starting", "error: no model", " remedy: give one", ""] {
+        for line in ["starting", "error: no model", "  cause: gone", "         since today", " remedy: give one", ""] {
             log.line(line);
         }
-        assert_eq!(log.last_words(), Some("error: no model"));
+        assert_eq!(log.last_words().unwrap(), "error: no model; cause: gone; since today; remedy: give one");
         log.forget_last_words();
         log.line("x");
-        assert_eq!(log.last_words(), Some("x"));
+        assert_eq!(log.last_words().unwrap(), "x");
         assert_eq!(tail(&folder.path().join("a.log"), 2).unwrap(), ["", "x"]);
     }
 

@@ -181,7 +181,7 @@ impl Running {
         for reader in &mut self.readers {
             let _ = tokio::time::timeout(Duration::from_millis(500), reader).await;
         }
-        let words = self.log.lock().ok().and_then(|log| log.last_words().map(str::to_owned));
+        let words = self.log.lock().ok().and_then(|log| log.last_words());
         let (how, permanent) = match status {
             Ok(status) => (describe(status), status.code() == Some(EXIT_PERMANENT)),
             Err(error) => (error.to_string(), false),

@@ -2,8 +2,9 @@
 //! and completions of our script.
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -46,6 +47,8 @@ pub(crate) struct Script {
     pub(crate) generates: bool,
     /// What `/version` says.
     pub(crate) version: &'static str,
+    /// The key without which the APIs below `/v1` answer 401.
+    pub(crate) key: Option<&'static str>,
 }
 
 impl Default for Script {
@@ -57,6 +60,7 @@ impl Default for Script {
             replays: true,
             generates: true,
             version: "0.32.0",
+            key: None,
         }
     }
 }
@@ -68,6 +72,10 @@ pub(crate) struct Running {
     pub(crate) open: watch::Receiver<u32>,
     /// Steps of the engine; the counters in `/metrics` follow it.
     pub(crate) steps: Arc<AtomicU64>,
+    /// `/metrics` is not answered while this holds.
+    pub(crate) mute: Arc<AtomicBool>,
+    /// `/health` answers 503 while this holds, as when the engine has died.
+    pub(crate) dead: Arc<AtomicBool>,
     /// The last body of a sequence, with the path that it came to.
     pub(crate) asked: watch::Receiver<(String, Value)>,
 }
@@ -168,6 +176,8 @@ struct Shared {
     sources: Value,
     open: watch::Sender<u32>,
     steps: Arc<AtomicU64>,
+    mute: Arc<AtomicBool>,
+    dead: Arc<AtomicBool>,
     asked: watch::Sender<(String, Value)>,
 }
 
@@ -249,8 +259,15 @@ fn sequence(server: &Shared, prompt: &Value, max_tokens: &Value) -> Response {
     Body::from_stream(stream).into_response()
 }
 
+async fn health(State(server): State<Shared>) -> StatusCode {
+    if server.dead.load(Ordering::Relaxed) { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
+}
+
 /// The recorded page, its step counter ours.
 async fn metrics(State(server): State<Shared>) -> String {
+    if server.mute.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
     let recorded = include_str!("../data/vllm/metrics.txt");
     let lines = recorded.lines().map(|line| match line.strip_prefix("vllm:iteration_tokens_total_count") {
         Some(rest) => {
@@ -260,6 +277,17 @@ async fn metrics(State(server): State<Shared>) -> String {
         None => line.to_owned(),
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// As vLLM does with `--api-key`: only the APIs ask for it.
+async fn ask_for_key(State(server): State<Shared>, request: Request, next: Next) -> Response {
+    let asks = request.uri().path().starts_with("/v1") || request.uri().path().starts_with("/inference");
+    let given = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+    let wanted = server.script.key.map(|key| format!("Bearer {key}"));
+    if asks && wanted.is_some() && wanted.as_deref() != given {
+        return (StatusCode::UNAUTHORIZED, Json(json!({"error": "Unauthorized"}))).into_response();
+    }
+    next.run(request).await
 }
 
 /// Starts a server.
@@ -284,12 +312,15 @@ pub(crate) async fn serve(script: Script) -> Running {
         sources,
         open: watch::Sender::new(0),
         steps: Arc::new(AtomicU64::new(90)),
+        mute: Arc::new(AtomicBool::new(false)),
+        dead: Arc::new(AtomicBool::new(false)),
         asked: watch::Sender::new((String::new(), Value::Null)),
     };
-    let (open, asked, steps) = (shared.open.subscribe(), shared.asked.subscribe(), shared.steps.clone());
+    let (open, asked) = (shared.open.subscribe(), shared.asked.subscribe());
+    let (steps, mute, dead) = (shared.steps.clone(), shared.mute.clone(), shared.dead.clone());
     let rendered = json!([{"token_ids": [0], "sampling_params": {"temperature": 0.6, "top_p": 0.95, "max_tokens": 1}}]);
     let mut router = Router::new()
-        .route("/health", get(async || ""))
+        .route("/health", get(health))
         .route("/version", get(async move || Json(json!({"version": version}))))
         .route("/v1/models", get(async move || Json(models.clone())))
         .route("/metrics", get(metrics))
@@ -305,7 +336,7 @@ pub(crate) async fn serve(script: Script) -> Running {
     }
     let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", http.local_addr().unwrap());
-    let router = router.with_state(shared);
+    let router = router.layer(from_fn_with_state(shared.clone(), ask_for_key)).with_state(shared);
     tokio::spawn(async move { axum::serve(http, router).await });
-    Running { url, open, steps, asked }
+    Running { url, open, steps, mute, dead, asked }
 }

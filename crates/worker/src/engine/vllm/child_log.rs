@@ -17,6 +17,9 @@ const LINES_SHOWN: usize = 8;
 /// Exceptions that an error shows.
 const EXCEPTIONS_SHOWN: usize = 3;
 
+/// Lines of one exception that an error shows: a validation error has two for each of its fields.
+const EXCEPTION_LINES_MAX: usize = 6;
+
 /// The last lines of a child.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LastLines(Arc<Mutex<VecDeque<String>>>);
@@ -38,18 +41,22 @@ impl LastLines {
     /// Why the child ended, in its own words: its exceptions, else its last lines.
     pub(super) fn why(&self) -> String {
         let lines = self.0.lock();
-        let mut exceptions: Vec<&str> = Vec::new();
-        for text in lines.iter().map(|line| said(line)).filter(|text| is_exception(text)) {
-            if !exceptions.contains(&text) {
-                exceptions.push(text);
+        let texts: Vec<&str> = lines.iter().map(|line| said(line)).collect();
+        let mut exceptions: Vec<String> = Vec::new();
+        for (at, text) in texts.iter().enumerate().filter(|(_, text)| is_exception(text)) {
+            // What the exception says goes on in the indented lines below it: pydantic names only a count in its first.
+            let more = texts[at + 1..].iter().take(EXCEPTION_LINES_MAX - 1).take_while(|line| is_continued(line));
+            let whole = std::iter::once(text).chain(more).copied().collect::<Vec<_>>().join("\n");
+            if !exceptions.contains(&whole) {
+                exceptions.push(whole);
             }
         }
         // The first one is the cause, those after it what became of it.
-        let shown = if exceptions.is_empty() {
-            lines.iter().skip(lines.len().saturating_sub(LINES_SHOWN)).map(String::as_str).collect()
-        } else {
-            exceptions.into_iter().take(EXCEPTIONS_SHOWN).collect::<Vec<_>>()
-        };
+        exceptions.truncate(EXCEPTIONS_SHOWN);
+        if !exceptions.is_empty() {
+            return exceptions.join("\n");
+        }
+        let shown: Vec<&str> = lines.iter().skip(lines.len().saturating_sub(LINES_SHOWN)).map(String::as_str).collect();
         if shown.is_empty() { "it wrote nothing".to_owned() } else { shown.join("\n") }
     }
 
@@ -83,6 +90,11 @@ fn is_exception(text: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '_')
 }
 
+/// A line of an exception's text after its first: indented, and no part of a traceback.
+fn is_continued(text: &str) -> bool {
+    text.starts_with("  ") && !text.trim_start().starts_with("File \"")
+}
+
 /// The level that vLLM's own log writes first.
 fn level_of(line: &str) -> Option<tracing::Level> {
     let text = line.strip_prefix('(').and_then(|rest| rest.split_once(") ")).map_or(line, |(_, text)| text);
@@ -93,6 +105,11 @@ fn level_of(line: &str) -> Option<tracing::Level> {
         "ERROR" | "CRITICAL" => Some(tracing::Level::ERROR),
         _ => None,
     }
+}
+
+/// Whether a line is the access log of a look that we take ourselves, twice a second.
+fn is_our_look(line: &str) -> bool {
+    ["\"GET /metrics HTTP/1.1\" 200", "\"GET /health HTTP/1.1\" 200"].iter().any(|look| line.contains(look))
 }
 
 /// Passes on what `stream` brings until it ends.
@@ -106,7 +123,7 @@ pub(super) async fn follow(stream: impl AsyncRead + Unpin, last: LastLines) {
             Ok(_) => {}
         }
         let line = String::from_utf8_lossy(&buffer).trim_end().to_owned();
-        if line.is_empty() {
+        if line.is_empty() || is_our_look(&line) {
             continue;
         }
         match level_of(&line) {
@@ -141,11 +158,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_exception_of_several_lines_is_quoted_with_all_of_them() {
+        // As vLLM 0.32.0 writes it.
+        let text = "(APIServer pid=1) Traceback (most recent call last):\n\
+            (APIServer pid=1)   File \"/x/vllm\", line 8, in <module>\n\
+            (APIServer pid=1) pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n\
+            (APIServer pid=1)   Value error, User-specified max_model_len (9999999) is too large\n\
+            (APIServer pid=1)     For further information visit the documentation\n\
+            (APIServer pid=1) INFO 11-24 01:02:03 [x.py:1]   bye\n";
+        let shown = why(text).await;
+        let lines: Vec<&str> = shown.lines().collect();
+        assert!(lines.len() == 3 && lines[0].ends_with("for ModelConfig"), "{shown}");
+        assert_eq!(lines[1], "  Value error, User-specified max_model_len (9999999) is too large");
+    }
+
+    #[tokio::test]
     async fn without_an_exception_the_last_lines_are_quoted() {
         let text: String = (0..300).map(|n| format!("line {n}: x\n")).collect();
         let shown = why(&text).await;
         assert!(shown.starts_with("line 292: x\n") && shown.ends_with("line 299: x"), "{shown}");
         assert_eq!(why("").await, "it wrote nothing");
+    }
+
+    #[tokio::test]
+    async fn the_looks_that_we_take_push_nothing_out() {
+        let text = "INFO:     127.0.0.1:1 - \"GET /metrics HTTP/1.1\" 200 OK\n".repeat(3);
+        assert_eq!(why(&format!("last\n{text}")).await, "last");
+        let refused = "INFO:     127.0.0.1:1 - \"GET /metrics HTTP/1.1\" 500 Internal Server Error";
+        assert_eq!(why(refused).await, refused);
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use super::{generate, scrape, sse};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use reqwest::StatusCode;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
@@ -15,6 +16,12 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For a look at its counters, of which the next comes soon.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest answer that is read: `/metrics` has 64 KiB, more with many adapters.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Longest text of a refusal that is read; it goes to the client.
+const REFUSAL_BYTES_MAX: usize = 64 * 1024;
 
 /// Between two looks at a server that is not healthy yet.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
@@ -40,12 +47,22 @@ pub(crate) struct ServedByVllm {
 /// Where a server tells of its KV cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventSource {
-    /// `tcp://HOST:PORT` of the PUB socket.
+    /// `tcp://HOST:PORT` or `ipc://PATH` of the PUB socket.
     pub endpoint: String,
-    /// `tcp://HOST:PORT` of the ROUTER socket that tells earlier messages again, if there is one.
+    /// The same of the ROUTER socket that tells earlier messages again, if there is one.
     pub replay: Option<String>,
     /// What the messages begin with.
     pub topic: String,
+}
+
+/// The key that a server asks for (`--api-key`, `VLLM_API_KEY`). It is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey(pub String);
+
+impl std::fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ApiKey(…)")
+    }
 }
 
 /// Why a stream did not begin or did not go on.
@@ -60,13 +77,20 @@ pub(crate) enum StreamError {
 }
 
 impl Client {
-    pub(crate) fn new(url: &str) -> Result<Self, VllmError> {
+    /// The server at `url`, asked with `key` where it wants one.
+    pub(crate) fn new(url: &str, key: Option<&ApiKey>) -> Result<Self, VllmError> {
         let parsed = reqwest::Url::parse(url).ok().filter(|parsed| parsed.has_host());
         if parsed.is_none() {
             return Err(VllmError::Url(url.to_owned()));
         }
+        let mut headers = HeaderMap::new();
+        if let Some(ApiKey(key)) = key {
+            let bearer = HeaderValue::from_str(&format!("Bearer {key}")).map_err(|_| VllmError::Key)?;
+            headers.insert(AUTHORIZATION, bearer);
+        }
         // A guest is a neighbour: no proxy stands between.
-        let http = reqwest::Client::builder().no_proxy().tcp_nodelay(true).connect_timeout(QUESTION_TIMEOUT).build();
+        let http = reqwest::Client::builder().no_proxy().tcp_nodelay(true).connect_timeout(QUESTION_TIMEOUT);
+        let http = http.default_headers(headers).build();
         let http = http.map_err(|source| VllmError::Http { url: url.to_owned(), source })?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
     }
@@ -91,6 +115,16 @@ impl Client {
         }
     }
 
+    /// Why the server cannot serve any more, where it says so itself (503 of a dead engine) or nobody listens; one that
+    /// is only slow to answer is not dead.
+    pub(crate) async fn death(&self) -> Option<String> {
+        match self.http.get(format!("{}/health", self.url)).timeout(LOOK_TIMEOUT).send().await {
+            Ok(answer) if answer.status().is_success() => None,
+            Ok(answer) => Some(format!("/health answers {}", answer.status())),
+            Err(error) => (error.is_connect() && !error.is_timeout()).then(|| root_cause(&error)),
+        }
+    }
+
     pub(crate) async fn wait_healthy(&self, within: Duration) -> Result<(), VllmError> {
         let mut why = "it does not answer".to_owned();
         let healthy = async {
@@ -110,8 +144,12 @@ impl Client {
     }
 
     async fn json(&self, path: &str) -> Result<Value, VllmError> {
-        let failed = |source| VllmError::Http { url: format!("{}{path}", self.url), source };
-        self.get(path).await?.error_for_status().map_err(failed)?.json().await.map_err(failed)
+        let url = format!("{}{path}", self.url);
+        let answer = self.get(path).await?;
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            return Err(VllmError::Refused { url });
+        }
+        json(answer.error_for_status(), url).await
     }
 
     fn unknown(&self, path: &str, what: &'static str) -> VllmError {
@@ -147,24 +185,25 @@ impl Client {
     }
 
     /// Where sequences are asked for: the generate API where the server has it. Asked by a POST without a body, which
-    /// computes nothing: a server started without `--enable-scale-out` has the route too, and says 403 to it (0.32.0).
+    /// computes nothing: it is malformed where the API is served. A server started without `--enable-scale-out` has the
+    /// route too, and says 403 to it (0.32.0); an older one says 404.
     pub(crate) async fn api(&self) -> Result<Api, VllmError> {
         let url = format!("{}{}", self.url, Api::Generate.path());
         let answer = self.http.post(&url).timeout(QUESTION_TIMEOUT).send().await;
         let status = answer.map_err(|source| VllmError::Http { url, source })?.status();
-        let lacks = matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
-        Ok(if lacks { Api::Completions } else { Api::Generate })
+        let malformed = matches!(
+            status,
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        );
+        Ok(if malformed { Api::Generate } else { Api::Completions })
     }
 
     /// The sampling parameters of the model's generation config, of a server with the generate API.
     pub(crate) async fn sampling_defaults(&self, model: &str) -> Map<String, Value> {
         let body = json!({"model": model, "prompt": [0], "max_tokens": 1});
         let url = format!("{}/v1/completions/render", self.url);
-        let answer = async {
-            let answer = self.http.post(url).json(&body).timeout(QUESTION_TIMEOUT).send().await?;
-            answer.error_for_status()?.json::<Value>().await
-        };
-        match answer.await {
+        let answer = self.http.post(&url).json(&body).timeout(QUESTION_TIMEOUT).send().await;
+        match json(answer.and_then(reqwest::Response::error_for_status), url).await {
             Ok(rendered) => generate::sampling_defaults(&rendered),
             Err(error) => {
                 tracing::warn!(%error, "vLLM does not tell the model's sampling defaults; requests without their own use vLLM's neutral ones");
@@ -176,8 +215,9 @@ impl Client {
     /// The text of `/metrics`, soon or not at all.
     pub(crate) async fn metrics(&self) -> Result<String, VllmError> {
         let url = format!("{}/metrics", self.url);
-        let answer = async { self.http.get(&url).timeout(LOOK_TIMEOUT).send().await?.error_for_status()?.text().await };
-        answer.await.map_err(|source| VllmError::Http { url: url.clone(), source })
+        let answer = self.http.get(&url).timeout(LOOK_TIMEOUT).send().await;
+        let text = bytes(answer.and_then(reqwest::Response::error_for_status), url, ANSWER_BYTES_MAX).await?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     pub(crate) async fn cache_sizes(&self) -> Result<(u32, u64), VllmError> {
@@ -189,7 +229,7 @@ impl Client {
     pub(crate) async fn kv_event_source(&self) -> Result<Option<EventSource>, VllmError> {
         let answer = self.get("/kv_event_sources").await?;
         // Servers before 0.32 do not have the page.
-        let Ok(sources) = answer.json::<Value>().await else { return Ok(None) };
+        let Ok(sources) = json(Ok(answer), String::new()).await else { return Ok(None) };
         let Some(ranks) = sources.as_object() else { return Ok(None) };
         if ranks.len() > 1 {
             tracing::warn!(
@@ -209,15 +249,43 @@ impl Client {
         let broken = |error: reqwest::Error| StreamError::Broken(root_cause(&error));
         let answer = self.http.post(format!("{}{}", self.url, api.path())).json(body).send().await.map_err(broken)?;
         let status = answer.status();
-        if status.is_client_error() {
-            let text = answer.text().await.unwrap_or_default();
-            return Err(StreamError::Refused(refusal(&text)));
+        if is_refusal(status) {
+            let text = bytes(Ok(answer), String::new(), REFUSAL_BYTES_MAX).await.unwrap_or_default();
+            return Err(StreamError::Refused(refusal(&String::from_utf8_lossy(&text))));
         }
         if !status.is_success() {
             return Err(StreamError::Broken(format!("HTTP {status}")));
         }
         Ok(sse::chunks(answer.bytes_stream().map(move |part| part.map_err(broken)).boxed()))
     }
+}
+
+/// The bytes of an answer, at most `max`.
+async fn bytes(answer: reqwest::Result<reqwest::Response>, url: String, max: usize) -> Result<Vec<u8>, VllmError> {
+    let failed = |source| VllmError::Http { url: url.clone(), source };
+    let mut answer = answer.map_err(failed)?;
+    let mut all = Vec::new();
+    while let Some(part) = answer.chunk().await.map_err(failed)? {
+        if all.len() + part.len() > max {
+            return Err(VllmError::NotVllm { url, why: format!("its answer is longer than {max} bytes") });
+        }
+        all.extend_from_slice(&part);
+    }
+    Ok(all)
+}
+
+async fn json(answer: reqwest::Result<reqwest::Response>, url: String) -> Result<Value, VllmError> {
+    let text = bytes(answer, url.clone(), ANSWER_BYTES_MAX).await?;
+    serde_json::from_slice(&text).map_err(|error| VllmError::NotVllm { url, why: format!("no JSON: {error}") })
+}
+
+/// Whether an answer says that the request is wrong. One that says "not now" may be served elsewhere.
+fn is_refusal(status: StatusCode) -> bool {
+    let not_now = matches!(
+        status,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+    );
+    status.is_client_error() && !not_now
 }
 
 /// What lies at the bottom of an error: `Connection refused (os error 111)` and not `error sending request`.
@@ -274,9 +342,25 @@ mod tests {
 
     #[test]
     fn a_url_needs_a_host() {
-        assert!(Client::new("http://127.0.0.1:8000/").is_ok_and(|client| client.url() == "http://127.0.0.1:8000"));
+        let client = |url| Client::new(url, None);
+        assert!(client("http://127.0.0.1:8000/").is_ok_and(|client| client.url() == "http://127.0.0.1:8000"));
         for bad in ["127.0.0.1:8000", "localhost", ""] {
-            assert!(matches!(Client::new(bad), Err(VllmError::Url(_))), "{bad}");
+            assert!(matches!(client(bad), Err(VllmError::Url(_))), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_key_is_not_shown_and_must_fit_into_a_header() {
+        let key = ApiKey("secret".into());
+        assert!(!format!("{key:?}").contains("secret"));
+        assert!(Client::new("http://x", Some(&key)).is_ok());
+        assert!(matches!(Client::new("http://x", Some(&ApiKey("a\nb".into()))), Err(VllmError::Key)));
+    }
+
+    #[test]
+    fn only_a_wrong_request_is_refused_for_good() {
+        let refused = |code| is_refusal(StatusCode::from_u16(code).unwrap());
+        assert!([400, 404, 413, 422].into_iter().all(refused));
+        assert!(![200, 401, 403, 408, 429, 500, 503].into_iter().any(refused), "another worker may serve it");
     }
 }

@@ -49,6 +49,23 @@ pub enum VllmError {
         #[source]
         source: reqwest::Error,
     },
+    /// What answers is something else.
+    #[error("what answers at {url} is no vLLM: {why}")]
+    NotVllm {
+        /// What was asked.
+        url: String,
+        /// How it is seen.
+        why: String,
+    },
+    /// It wants a key.
+    #[error("vLLM at {url} wants another API key (HTTP 401)")]
+    Refused {
+        /// What was asked.
+        url: String,
+    },
+    /// A key that no HTTP header can carry.
+    #[error("the API key of vLLM has a character that no HTTP header can carry")]
+    Key,
     /// An answer lacks what is needed.
     #[error("vLLM at {url} does not tell {what}")]
     Unknown {
@@ -96,7 +113,8 @@ impl VllmError {
             Self::Ended { .. } => "correct what vLLM complains of; its whole output is in the log above".into(),
             Self::NotReady { .. } => "start that server, or correct the URL; a large model may still be loading".into(),
             Self::NoToken { .. } => "see the server's own log, and start it again".into(),
-            Self::Http { .. } | Self::Unknown { .. } => {
+            Self::Refused { .. } | Self::Key => "set VLLM_API_KEY to the key that it was started with".into(),
+            Self::Http { .. } | Self::NotVllm { .. } | Self::Unknown { .. } => {
                 "check that the URL is that of `vllm serve`, with its /metrics and /version".into()
             }
             Self::TooOld { .. } => "upgrade it: `pip install --upgrade vllm`".into(),
@@ -113,8 +131,11 @@ impl VllmError {
         const USAGE: i32 = 2;
         match self {
             Self::Start { .. } | Self::TooOld { .. } | Self::OtherModel { .. } | Self::Url(_) => true,
-            Self::Ended { status, .. } => status.code() == Some(USAGE),
-            Self::NotReady { .. } | Self::NoToken { .. } | Self::Http { .. } | Self::Unknown { .. } => false,
+            Self::Refused { .. } | Self::Key => true,
+            // What its configuration refuses once, it refuses again.
+            Self::Ended { status, why } => status.code() == Some(USAGE) || why.contains("ValidationError: "),
+            Self::NotReady { .. } | Self::NoToken { .. } => false,
+            Self::Http { .. } | Self::NotVllm { .. } | Self::Unknown { .. } => false,
         }
     }
 }

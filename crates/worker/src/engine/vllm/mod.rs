@@ -14,6 +14,7 @@
 mod answer;
 mod child_log;
 mod client;
+mod command_line;
 mod completion;
 mod error;
 mod events;
@@ -21,6 +22,7 @@ mod generate;
 mod keeper;
 mod kv_events;
 mod kv_translate;
+mod places;
 mod process;
 mod progress;
 mod scrape;
@@ -39,7 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-pub use client::EventSource;
+pub use client::{ApiKey, EventSource};
 pub use error::VllmError;
 pub use keeper::{KEEP_VERB, keep};
 pub use process::{DEFAULT_READY_WITHIN, SpawnConfig};
@@ -75,6 +77,8 @@ pub struct AttachConfig {
     pub wanted: Vec<String>,
     /// Where it tells of its KV cache, for a server that does not say so itself (before 0.32).
     pub events: Option<EventSource>,
+    /// The key that the server asks for, if any.
+    pub api_key: Option<ApiKey>,
 }
 
 impl AttachConfig {
@@ -87,13 +91,19 @@ impl AttachConfig {
             ready_within: Duration::from_secs(10),
             wanted: Vec::new(),
             events: None,
+            api_key: None,
         }
     }
 }
 
 /// Whether this machine can run vLLM on a GPU: an NVIDIA device, and `vllm` in PATH.
 pub fn vllm_available() -> bool {
-    has_gpu(Path::new("/dev")) && in_path("vllm", std::env::var_os("PATH").as_deref()).is_some()
+    gpu_available() && in_path("vllm", std::env::var_os("PATH").as_deref()).is_some()
+}
+
+/// Whether this machine has an NVIDIA device.
+pub fn gpu_available() -> bool {
+    has_gpu(Path::new("/dev"))
 }
 
 /// `nvidia0` … in the devices' folder: what a container with a GPU has too.
@@ -110,9 +120,9 @@ fn in_path(program: &str, path: Option<&std::ffi::OsStr>) -> Option<PathBuf> {
 /// # Errors
 /// A server that is not healthy in time, or does not tell its model and its cache's sizes.
 pub async fn attach(config: AttachConfig) -> Result<StartedEngine, VllmError> {
-    let client = Client::new(&config.url)?;
+    let client = Client::new(&config.url, config.api_key.as_ref())?;
     client.wait_healthy(config.ready_within).await?;
-    let device = if has_gpu(Path::new("/dev")) { "cuda" } else { "cpu" };
+    let device = if gpu_available() { "cuda" } else { "cpu" };
     start(client, &config, device, None).await
 }
 
@@ -122,8 +132,8 @@ pub async fn attach(config: AttachConfig) -> Result<StartedEngine, VllmError> {
 /// A program that cannot be started, ends at once or is not healthy in time; the child is gone then.
 pub async fn spawn(config: SpawnConfig) -> Result<StartedEngine, VllmError> {
     let (child, attach) = process::start(&config).await?;
-    let client = Client::new(&attach.url)?;
-    let device = if has_gpu(Path::new("/dev")) { "cuda" } else { "cpu" };
+    let client = Client::new(&attach.url, attach.api_key.as_ref())?;
+    let device = if gpu_available() { "cuda" } else { "cpu" };
     start(client, &attach, device, Some(child)).await
 }
 
@@ -160,7 +170,7 @@ async fn start(
         model = dialect.model,
         ?version,
         api = api.path(),
-        prefill_tokens_per_second = pace,
+        prefill_tokens_per_second = pace.round(),
         ?profile,
         "vLLM is taken"
     );

@@ -1,10 +1,10 @@
-//! `vllm serve` as a child of this process: its command line, its start, its end.
+//! `vllm serve` as a child of this process: its start and its end.
 
 use super::child_log::{self, LastLines};
-use super::client::{Client, EventSource, event_source};
+use super::client::{ApiKey, Client};
+use super::command_line::{self, OPTIONAL_FLAGS, attach_config, command_line};
+use super::places::{SocketFolder, places};
 use super::{AttachConfig, VllmError, keeper};
-use serde_json::{Value, json};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -38,6 +38,8 @@ pub struct SpawnConfig {
     pub keeper: Option<PathBuf>,
     /// Several workers share this machine: ports that the arguments fix for the KV events are replaced by free ones.
     pub shares_machine: bool,
+    /// The key that the child asks for by its environment (`VLLM_API_KEY`), if any; one among the arguments wins.
+    pub api_key: Option<ApiKey>,
 }
 
 impl SpawnConfig {
@@ -51,108 +53,8 @@ impl SpawnConfig {
             ready_within: DEFAULT_READY_WITHIN,
             keeper: None,
             shares_machine: false,
+            api_key: None,
         }
-    }
-}
-
-/// The value of a flag among `--flag value` and `--flag=value`; the last one, as argparse has it.
-pub(super) fn flag<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
-    arguments.iter().enumerate().rev().find_map(|(at, argument)| match argument.strip_prefix(name)? {
-        "" => arguments.get(at + 1).map(String::as_str),
-        rest => rest.strip_prefix('='),
-    })
-}
-
-/// Ports for a child.
-#[derive(Clone, Copy, Debug)]
-struct Ports {
-    http: u16,
-    events: u16,
-    replay: u16,
-}
-
-/// Flags of ours that an older vLLM does not know, and does without.
-const OPTIONAL_FLAGS: [&str; 2] = ["--enable-scale-out", "--enable-prompt-tokens-details"];
-
-/// The whole command line after the program. What the user gives wins over what we add; `without` are flags of ours
-/// that this vLLM was seen to refuse.
-fn command_line(config: &SpawnConfig, ports: Ports, without: &[&str]) -> Vec<String> {
-    let mut line: Vec<String> = ["serve", &config.model].map(str::to_owned).to_vec();
-    let given = |name: &str| flag(&config.arguments, name).is_some() || config.arguments.iter().any(|a| a == name);
-    let mut add = |name: &str, value: Option<String>| {
-        if !given(name) && !without.contains(&name) {
-            line.push(name.to_owned());
-            line.extend(value);
-        }
-    };
-    add("--host", Some("127.0.0.1".into()));
-    add("--port", Some(ports.http.to_string()));
-    OPTIONAL_FLAGS.iter().for_each(|name| add(name, None));
-    if let Some(name) = &config.served_name {
-        add("--served-model-name", Some(name.clone()));
-    }
-    line.extend(without_flag(&config.arguments, "--kv-events-config"));
-    line.push("--kv-events-config".into());
-    line.push(events_config(config, ports).to_string());
-    line
-}
-
-/// The user's events configuration with what it lacks, or our own. What is no JSON stays what it is: vLLM says so.
-fn events_config(config: &SpawnConfig, ports: Ports) -> Value {
-    let given = flag(&config.arguments, "--kv-events-config");
-    let mut events = match given.map(serde_json::from_str::<Value>) {
-        Some(Ok(events)) if events.is_object() => events,
-        Some(_) => return Value::from(given.unwrap_or_default()),
-        None => json!({"enable_kv_cache_events": true, "publisher": "zmq", "topic": ""}),
-    };
-    if events["enable_kv_cache_events"] != true {
-        return events;
-    }
-    // `*` makes vLLM bind; with an address it would dial.
-    for (key, port) in [("endpoint", ports.events), ("replay_endpoint", ports.replay)] {
-        let bound = events[key].as_str().is_some_and(|endpoint| endpoint.starts_with("tcp://*:"));
-        if events[key].is_null() || (config.shares_machine && bound) {
-            events[key] = json!(format!("tcp://*:{port}"));
-        }
-    }
-    events
-}
-
-fn without_flag(arguments: &[String], name: &str) -> Vec<String> {
-    let mut kept = Vec::with_capacity(arguments.len());
-    let mut words = arguments.iter();
-    while let Some(word) = words.next() {
-        match word.strip_prefix(name) {
-            Some("") => {
-                words.next();
-            }
-            Some(rest) if rest.starts_with('=') => {}
-            _ => kept.push(word.clone()),
-        }
-    }
-    kept
-}
-
-/// Where the child will publish its events, for a vLLM that does not say so itself.
-fn events_of(line: &[String]) -> Option<EventSource> {
-    event_source(&serde_json::from_str(flag(line, "--kv-events-config")?).ok()?, "127.0.0.1")
-}
-
-/// How the child is spoken to.
-fn attach_config(config: &SpawnConfig, line: &[String], http_port: u16) -> AttachConfig {
-    let number = |name: &str| flag(line, name).and_then(|value| value.parse().ok());
-    let port = number("--port").unwrap_or(u32::from(http_port));
-    let host = match flag(line, "--host") {
-        None | Some("0.0.0.0" | "::") => "127.0.0.1",
-        Some(host) => host,
-    };
-    AttachConfig {
-        url: format!("http://{host}:{port}"),
-        max_num_seqs: number("--max-num-seqs"),
-        max_num_batched_tokens: number("--max-num-batched-tokens"),
-        ready_within: config.ready_within,
-        wanted: Vec::new(),
-        events: events_of(line),
     }
 }
 
@@ -160,11 +62,12 @@ fn attach_config(config: &SpawnConfig, line: &[String], http_port: u16) -> Attac
 pub(crate) async fn start(config: &SpawnConfig) -> Result<(Server, AttachConfig), VllmError> {
     let mut without = Vec::new();
     loop {
-        let ports = free_ports().map_err(|source| VllmError::start(config, source))?;
-        let line = command_line(config, ports, &without);
-        let attach = attach_config(config, &line, ports.http);
+        let mut places = places(&config.arguments).map_err(|source| VllmError::start(config, source))?;
+        let line = command_line(config, &places, &without);
+        let attach = attach_config(config, &line, places.http_port);
         let mut server = Server::start(config, &line)?;
-        let client = Client::new(&attach.url)?;
+        server.sockets = places.folder.take();
+        let client = Client::new(&attach.url, attach.api_key.as_ref())?;
         let ended = tokio::select! {
             ended = server.child.wait() => ended,
             ready = client.wait_healthy(config.ready_within) => {
@@ -189,15 +92,6 @@ pub(crate) async fn start(config: &SpawnConfig) -> Result<(Server, AttachConfig)
     }
 }
 
-/// Ports that nobody holds now. vLLM cannot be given a socket, so between here and its bind another program may take
-/// one; it then ends at once and says so.
-fn free_ports() -> std::io::Result<Ports> {
-    let listen = || TcpListener::bind(("127.0.0.1", 0));
-    let (http, events, replay) = (listen()?, listen()?, listen()?);
-    let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
-    Ok(Ports { http: port(&http)?, events: port(&events)?, replay: port(&replay)? })
-}
-
 /// A child with all that it starts. Dropping it kills them.
 pub(crate) struct Server {
     child: Child,
@@ -207,11 +101,13 @@ pub(crate) struct Server {
     group: Option<rustix::process::Pid>,
     last: LastLines,
     readers: Vec<tokio::task::JoinHandle<()>>,
+    /// Where its event sockets are, as long as it lives.
+    sockets: Option<SocketFolder>,
 }
 
 impl Server {
     fn start(config: &SpawnConfig, line: &[String]) -> Result<Self, VllmError> {
-        tracing::info!(program = %config.program.display(), arguments = ?line, "starting vLLM");
+        tracing::info!(program = %config.program.display(), arguments = command_line::shown(line), "starting vLLM");
         let mut command = match &config.keeper {
             Some(keeper) => {
                 // Behind the keeper a program that is not there would look like one that ended at once.
@@ -236,7 +132,7 @@ impl Server {
         readers.extend(child.stdout.take().map(|stream| tokio::spawn(child_log::follow(stream, last.clone()))));
         readers.extend(child.stderr.take().map(|stream| tokio::spawn(child_log::follow(stream, last.clone()))));
         let keeper = child.stdin.take();
-        Ok(Self { child, keeper, group, last, readers })
+        Ok(Self { child, keeper, group, last, readers, sockets: None })
     }
 
     /// Waits until it ends by itself; gives how, and its last words.
@@ -306,57 +202,6 @@ fn find(program: &std::path::Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const PORTS: Ports = Ports { http: 8100, events: 8200, replay: 8300 };
-
-    fn config(arguments: &[&str]) -> SpawnConfig {
-        let arguments = arguments.iter().map(|&a| a.to_owned()).collect();
-        SpawnConfig { arguments, ..SpawnConfig::new("/models/m") }
-    }
-
-    fn line(arguments: &[&str]) -> Vec<String> {
-        command_line(&config(arguments), PORTS, &[])
-    }
-
-    fn events(line: &[String]) -> Value {
-        serde_json::from_str(flag(line, "--kv-events-config").unwrap()).unwrap()
-    }
-
-    #[test]
-    fn the_users_flags_are_passed_through_and_win() {
-        let plain = line(&[]);
-        assert_eq!(plain[..2], ["serve", "/models/m"]);
-        assert_eq!(flag(&plain, "--port"), Some("8100"));
-        assert!(OPTIONAL_FLAGS.iter().all(|flag| plain.iter().any(|word| word == flag)));
-        let own = line(&["--port=9000", "--enforce-eager", "--max-num-seqs", "4"]);
-        assert_eq!(flag(&own, "--port"), Some("9000"));
-        assert_eq!(flag(&own, "--max-num-seqs"), Some("4"));
-        assert_eq!(own.iter().filter(|a| a.starts_with("--port")).count(), 1);
-        assert!(own.iter().any(|a| a == "--enforce-eager"));
-        let old = command_line(&config(&[]), PORTS, &["--enable-scale-out"]);
-        assert!(!old.iter().any(|word| word == "--enable-scale-out"));
-    }
-
-    #[test]
-    fn events_are_on_with_a_replay_socket_and_a_shared_machine_has_no_fixed_ports() {
-        let ours = events(&line(&[]));
-        assert_eq!((&ours["endpoint"], &ours["replay_endpoint"]), (&json!("tcp://*:8200"), &json!("tcp://*:8300")));
-        let manifest =
-            r#"{"publisher":"zmq","topic":"kv-events","endpoint":"tcp://*:20080","enable_kv_cache_events":true}"#;
-        let own = line(&["--kv-events-config", manifest, "--enforce-eager"]);
-        assert_eq!(own.iter().filter(|word| word.starts_with("--kv-events-config")).count(), 1);
-        assert!(own.iter().any(|word| word == "--enforce-eager"));
-        let given = events(&own);
-        assert_eq!((&given["endpoint"], &given["topic"]), (&json!("tcp://*:20080"), &json!("kv-events")));
-        assert_eq!(given["replay_endpoint"], "tcp://*:8300");
-        let shared = SpawnConfig { shares_machine: true, ..config(&["--kv-events-config", manifest]) };
-        let shared = command_line(&shared, PORTS, &[]);
-        assert_eq!(events(&shared)["endpoint"], "tcp://*:8200");
-        let source = events_of(&shared).unwrap();
-        assert_eq!((source.endpoint.as_str(), source.topic.as_str()), ("tcp://127.0.0.1:8200", "kv-events"));
-        let off = line(&[r#"--kv-events-config={"enable_kv_cache_events":false}"#]);
-        assert_eq!(events(&off), json!({"enable_kv_cache_events": false}));
-    }
 
     #[tokio::test]
     async fn a_program_that_is_not_there_or_ends_at_once_is_named() {

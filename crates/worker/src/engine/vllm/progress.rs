@@ -59,12 +59,15 @@ pub(crate) struct Progress {
     seen: Look,
     /// When something moved last, or the server was idle.
     moved: Duration,
+    /// Most prompt tokens that were ahead since the engine gave a sign last. A step that computes a prompt goes on to
+    /// its end when the prompt is not wanted any more, and who waits behind it waits for all of it.
+    prefill_tokens: u64,
 }
 
 impl Progress {
     /// A server that has computed prompts at `pace` tokens a second, idle at `now` (any clock that only goes up).
     pub(crate) fn new(pace: f64, now: Duration) -> Self {
-        Self { pace: pace.clamp(PACE_RANGE.0, PACE_RANGE.1), seen: Look::default(), moved: now }
+        Self { pace: pace.clamp(PACE_RANGE.0, PACE_RANGE.1), seen: Look::default(), moved: now, prefill_tokens: 0 }
     }
 
     /// Takes the server's own sums over all its prompts: `tokens` computed in `seconds`.
@@ -85,13 +88,15 @@ impl Progress {
     /// [`Hung`]: there was work all the time, and nothing moved for longer than it may.
     pub(crate) fn look(&mut self, look: Look, now: Duration) -> Result<(), Hung> {
         let counted = look.counters.is_some() && look.counters != self.seen.counters;
-        if self.seen.in_flight == 0 || look.in_flight == 0 || look.tokens != self.seen.tokens || counted {
+        let sign = counted || look.tokens != self.seen.tokens;
+        if sign || self.seen.in_flight == 0 || look.in_flight == 0 {
             self.moved = now;
         }
+        self.prefill_tokens = look.prefill_tokens.max(if sign { 0 } else { self.prefill_tokens });
         // A server that stops answering has not moved, and does not move by answering the same again.
         let counters = look.counters.or(self.seen.counters);
         self.seen = Look { counters, ..look };
-        let hung = Hung { silent: now.saturating_sub(self.moved), allowed: self.allowed(look.prefill_tokens) };
+        let hung = Hung { silent: now.saturating_sub(self.moved), allowed: self.allowed(self.prefill_tokens) };
         if hung.silent >= hung.allowed { Err(hung) } else { Ok(()) }
     }
 }
@@ -153,6 +158,19 @@ mod tests {
         let decode = look(1, 1, 0, Some(2));
         assert_eq!(hung_at(100.0, &[(0.0, prefill), (200.0, decode), (205.0, decode)]), Some(205.0));
         assert_eq!(hung_at(0.0, &[(0.0, prefill), (23_999.0, prefill)]), None, "no pace is less than a token a second");
+    }
+
+    #[test]
+    fn a_long_prompt_that_is_not_wanted_any_more_still_has_its_time() {
+        let (long, short) = (look(2, 0, 8000, Some(1)), look(1, 0, 3, Some(1)));
+        assert_eq!(hung_at(100.0, &[(0.0, long), (30.0, short), (239.9, short)]), None);
+        assert_eq!(hung_at(100.0, &[(0.0, long), (30.0, short), (240.0, short)]), Some(240.0));
+        // Nobody waited for a while: the step may still run when the next one comes.
+        let looks = [(0.0, long), (30.0, look(0, 0, 0, Some(1))), (31.0, short), (100.0, short)];
+        assert_eq!(hung_at(100.0, &looks), None);
+        // The step is over: five seconds count again.
+        let stepped = look(1, 0, 3, Some(2));
+        assert_eq!(hung_at(100.0, &[(0.0, long), (30.0, stepped), (35.0, stepped)]), Some(35.0));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a running server serves, before it is taken, and whether that is what is wanted.
 
 use super::client::{Client, EventSource, ServedByVllm, event_source};
-use super::process::flag;
+use super::command_line::flag;
 use super::{AttachConfig, VllmError};
 
 /// The model of a server that runs.
@@ -18,7 +18,7 @@ pub struct Served {
 /// # Errors
 /// A server that is not healthy in time, or is none of vLLM.
 pub async fn served(config: &AttachConfig) -> Result<Served, VllmError> {
-    let client = Client::new(&config.url)?;
+    let client = Client::new(&config.url, config.api_key.as_ref())?;
     client.wait_healthy(config.ready_within).await?;
     let model = client.model().await?;
     Ok(Served { name: model.names[0].clone(), root: model.root })
@@ -27,7 +27,7 @@ pub async fn served(config: &AttachConfig) -> Result<Served, VllmError> {
 /// Where a server at `url` publishes its KV events by its own arguments, for one that does not say so itself.
 pub fn events_at(url: &str, arguments: &[String]) -> Option<EventSource> {
     let config = serde_json::from_str(flag(arguments, "--kv-events-config")?).ok()?;
-    event_source(&config, &Client::new(url).ok()?.host())
+    event_source(&config, &Client::new(url, None).ok()?.host())
 }
 
 /// The server serves one of the wanted names, if any is wanted.

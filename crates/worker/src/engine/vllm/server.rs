@@ -17,7 +17,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// Sequences in vLLM beyond those that it runs. Its own queue has no bound, and a request that waits behind this
@@ -52,6 +52,8 @@ pub(super) struct State {
     prefills: Mutex<HashMap<u64, u64>>,
     next_number: AtomicU64,
     cancelled: AtomicU64,
+    /// A sequence broke off: is the server still there?
+    pub(super) doubted: Notify,
     /// Fires when the engine was stopped, or is gone.
     pub(super) stopped: CancellationToken,
     /// Why it is gone, when nobody stopped it.
@@ -69,6 +71,7 @@ impl State {
             prefills: Mutex::new(HashMap::new()),
             next_number: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
+            doubted: Notify::new(),
             stopped: CancellationToken::new(),
             failure: Mutex::new(None),
         }
@@ -162,7 +165,12 @@ impl Engine for VllmEngine {
                 // Dropping the HTTP stream is what makes vLLM abort the sequence.
                 () = gone.closed() => { sequence.state.cancelled.fetch_add(1, Ordering::Relaxed); }
                 () = stopped.cancelled() => {}
-                () = relay(client, api, body, answer, outputs, &sequence) => {}
+                brought = relay(client, api, body, answer, outputs, &sequence) => {
+                    if let Err(why) = brought {
+                        tracing::warn!(why, "vLLM gave up a sequence");
+                        sequence.state.doubted.notify_one();
+                    }
+                }
             }
         });
         Ok(receiver)
@@ -220,8 +228,10 @@ impl Drop for Counted {
     }
 }
 
-/// One sequence, from the request to its end. A server that breaks off leaves the stream without an end, which lets
-/// the caller go on elsewhere; a request that vLLM refuses ends with its text.
+/// One sequence, from the request to its end. A request that vLLM refuses ends with its text.
+///
+/// # Errors
+/// Why a server broke off. The stream is left without an end then, which lets the caller go on elsewhere.
 async fn relay(
     client: Client,
     api: Api,
@@ -229,33 +239,33 @@ async fn relay(
     mut answer: Answer,
     outputs: mpsc::Sender<EngineOutput>,
     sequence: &Counted,
-) {
+) -> Result<(), String> {
     let mut chunks = match client.complete(api, &body).await {
         Ok(chunks) => chunks,
         Err(StreamError::Refused(text)) => {
             let end = EngineOutput::finished(FinishReason::Error(text), CompletionUsage::default());
+            // Nobody waits for it any more: nothing is lost.
             let _ = outputs.send(end).await;
-            return;
+            return Ok(());
         }
-        Err(error) => return tracing::warn!(%error, "a sequence did not begin"),
+        Err(error) => return Err(error.to_string()),
     };
     let mut first = true;
     while let Some(chunk) = chunks.next().await {
-        let chunk = match chunk {
-            Ok(chunk) => chunk,
-            Err(error) => return tracing::warn!(%error, "a sequence broke off"),
-        };
-        if let Some(output) = answer.chunk(chunk) {
+        if let Some(output) = answer.chunk(chunk.map_err(|error| error.to_string())?) {
             sequence.brought(output.token_ids.len(), std::mem::take(&mut first));
             if outputs.send(output).await.is_err() {
-                return;
+                return Ok(());
             }
         }
     }
-    if let Some(why) = answer.broken() {
-        return tracing::warn!(why, "vLLM gave up a sequence");
-    }
-    if let Some(end) = answer.finish() {
-        let _ = outputs.send(end).await;
+    let end = answer.finish();
+    match (answer.broken(), end) {
+        (Some(why), _) => Err(why.to_owned()),
+        (None, Some(end)) => {
+            let _ = outputs.send(end).await;
+            Ok(())
+        }
+        (None, None) => Err("its stream ended without an end".to_owned()),
     }
 }

@@ -16,14 +16,21 @@ const LOAD_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two looks at whether it goes forward: how late a hang may be noticed.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
-/// An idle server that has not answered for this long is gone.
+/// A server that has not answered for this long, and from which no token came either, is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// Looks at `/metrics` until the server is silent for too long.
 pub(super) async fn load(client: Client, total_kv_blocks: u64, state: Arc<State>) {
     let mut heard = Instant::now();
+    let mut tokens_seen = 0;
     loop {
-        match client.metrics().await {
+        let answer = client.metrics().await;
+        // A server that is too busy with many streams to answer this page in time is there all the same.
+        let tokens = state.tokens.load(Ordering::Relaxed);
+        if std::mem::replace(&mut tokens_seen, tokens) != tokens {
+            heard = Instant::now();
+        }
+        match answer {
             Ok(text) => {
                 heard = Instant::now();
                 *state.load.lock() = scrape::load(&text, total_kv_blocks);
@@ -35,7 +42,15 @@ pub(super) async fn load(client: Client, total_kv_blocks: u64, state: Arc<State>
             }
             Err(error) => tracing::debug!(%error, "vLLM did not answer"),
         }
-        tokio::time::sleep(LOAD_INTERVAL).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOAD_INTERVAL) => {}
+            () = state.doubted.notified() => {
+                if let Some(why) = client.death().await {
+                    tracing::error!(why, "vLLM broke off a sequence and does not serve any more");
+                    return state.fail("vLLM does not serve any more");
+                }
+            }
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use protocol::dynamo::FrameError;
 use protocol::dynamo::zmtp::{Command, Greeting, Incoming, Reader, encode_message};
 use std::io;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 
 /// Time for connecting and greeting.
 const GREET_WITHIN: Duration = Duration::from_secs(10);
@@ -14,7 +14,7 @@ const GREET_WITHIN: Duration = Duration::from_secs(10);
 /// Why a connection could not be made, or ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SocketError {
-    #[error("`{0}` is not of the form tcp://HOST:PORT")]
+    #[error("`{0}` is not of the form tcp://HOST:PORT or ipc://PATH")]
     Endpoint(String),
     #[error("no greeting in time")]
     Silent,
@@ -24,26 +24,39 @@ pub(super) enum SocketError {
     Frame(#[from] FrameError),
 }
 
+/// Bytes in both directions, over either transport.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 /// One connection that has greeted.
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffer: BytesMut,
     reader: Reader,
     peer: Greeting,
 }
 
 impl Socket {
-    /// Connects to `tcp://HOST:PORT` as a socket of this type (`SUB`, `DEALER`).
+    /// Connects to `tcp://HOST:PORT` or `ipc://PATH` as a socket of this type (`SUB`, `DEALER`).
     pub(super) async fn connect(endpoint: &str, socket_type: &str) -> Result<Self, SocketError> {
-        let address = endpoint.strip_prefix("tcp://").filter(|address| address.contains(':'));
-        let address = address.ok_or_else(|| SocketError::Endpoint(endpoint.to_owned()))?;
-        let greeted = tokio::time::timeout(GREET_WITHIN, Self::greet(address, socket_type)).await;
-        greeted.map_err(|_| SocketError::Silent)?
+        let greeted = async { Self::greet(Self::dial(endpoint).await?, socket_type).await };
+        tokio::time::timeout(GREET_WITHIN, greeted).await.map_err(|_| SocketError::Silent)?
     }
 
-    async fn greet(address: &str, socket_type: &str) -> Result<Self, SocketError> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+    async fn dial(endpoint: &str) -> Result<Box<dyn Stream>, SocketError> {
+        match endpoint.split_once("://") {
+            Some(("tcp", address)) if address.contains(':') => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(Box::new(stream))
+            }
+            Some(("ipc", path)) => Ok(Box::new(UnixStream::connect(path).await?)),
+            _ => Err(SocketError::Endpoint(endpoint.to_owned())),
+        }
+    }
+
+    async fn greet(stream: Box<dyn Stream>, socket_type: &str) -> Result<Self, SocketError> {
         let (buffer, reader) = (BytesMut::new(), Reader::default());
         let mut this = Self { stream, buffer, reader, peer: Greeting::OURS };
         let mut hello = BytesMut::from(&Greeting::OURS.encode()[..]);
@@ -88,6 +101,42 @@ impl Socket {
                 Some(Incoming::Command(_)) => {}
                 None => self.read().await?,
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::UnixListener;
+
+    #[tokio::test]
+    async fn a_socket_that_is_a_file_is_dialled_as_one_that_is_a_port() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events");
+        let listener = UnixListener::bind(&path).unwrap();
+        let publisher = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut hello = BytesMut::from(&Greeting::OURS.encode()[..]);
+            Command::Ready("PUB".into()).encode_into(&mut hello);
+            stream.write_all(&hello).await.unwrap();
+            stream.write_all(&encode_message(&[Bytes::from_static(b"told")])).await.unwrap();
+            stream
+        };
+        let subscriber = async {
+            let mut socket = Socket::connect(&format!("ipc://{}", path.display()), "SUB").await.unwrap();
+            socket.subscribe("").await.unwrap();
+            socket.next().await.unwrap()
+        };
+        let (_open, message) = tokio::join!(publisher, subscriber);
+        assert_eq!(message, [Bytes::from_static(b"told")]);
+    }
+
+    #[tokio::test]
+    async fn what_names_no_socket_is_refused_with_the_two_forms() {
+        for endpoint in ["inproc://x", "tcp://host", "nothing"] {
+            let error = Socket::connect(endpoint, "SUB").await.err().unwrap();
+            assert!(error.to_string().contains("tcp://HOST:PORT or ipc://PATH"), "{error}");
         }
     }
 }
