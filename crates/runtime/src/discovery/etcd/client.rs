@@ -176,9 +176,18 @@ impl Client {
             line = self.renew(&line).await?;
             answer = unary(&line, path, question).await;
         }
-        let outcome = answer.map_err(|status| error_of(&line.endpoint, &status));
+        let outcome = answer.map_err(|status| self.explained(error_of(&line.endpoint, &status)));
         attempt.ended(&outcome);
         outcome
+    }
+
+    /// A server that wants a client certificate closes the connection after the handshake, and its alert may be lost.
+    fn explained(&self, mut error: EtcdError) -> EtcdError {
+        let bare = error.endpoint.starts_with("https:") && self.config.tls.client.is_none();
+        if bare && error.fault == EtcdFault::Unavailable {
+            error.cause += " (if it wants a client certificate, give ETCD_AUTH_CLIENT_CERT and ETCD_AUTH_CLIENT_KEY)";
+        }
+        error
     }
 
     async fn begin_watch(&self, line: &Line, revision: i64) -> Result<Streaming<rpc::WatchResponse>, EtcdError> {

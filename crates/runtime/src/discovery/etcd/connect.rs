@@ -85,7 +85,9 @@ fn transport_fault(error: &(dyn Error + 'static)) -> EtcdFault {
         // An io::Error that wraps another names that one's source as its own, and skips the error itself.
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         let is_tls = error.is::<rustls::Error>() || wrapped.is_some_and(|inner| inner.is::<rustls::Error>());
-        if is_tls || error.to_string().starts_with("HTTP/2 was not negotiated") {
+        // HTTP/2 keeps only the text of what its connection died of: an alert of the other side.
+        let text = error.to_string();
+        if is_tls || text.contains("received fatal alert") || text.starts_with("HTTP/2 was not negotiated") {
             return EtcdFault::Tls;
         }
         next = error.source();
@@ -141,6 +143,15 @@ mod tests {
         check(Code::Unavailable, "etcdserver: no leader", EtcdFault::Unavailable);
         check(Code::Unavailable, "etcdserver: request timed out", EtcdFault::Unavailable);
         check(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", EtcdFault::Unavailable);
+    }
+
+    #[test]
+    fn an_alert_of_the_server_is_a_fault_of_tls() {
+        let mut status = Status::new(Code::Unknown, "transport error");
+        status.set_source(std::sync::Arc::new(io::Error::other("received fatal alert: CertificateRequired")));
+        let error = error_of("https://e:1", &status);
+        assert_eq!(error.fault, EtcdFault::Tls);
+        assert_eq!(error.cause, "received fatal alert: CertificateRequired");
     }
 
     #[test]
