@@ -7,6 +7,8 @@ DYNAMO_VERSION=1.6.1
 OPENAI_VERSION=2
 CARGO_DENY_VERSION=0.20.2
 CARGO_FUZZ_VERSION=0.13.2
+ETCD_VERSION=3.5.30
+ETCD_FALLBACK_VERSION=3.4.23
 
 # have NAME VERSION: whether that version of the part is there.
 have() { [ "$(cat "$PARTS/$1.version" 2>/dev/null)" = "$2" ]; }
@@ -60,6 +62,58 @@ need_cargo_fuzz() {
   installing "cargo-fuzz $CARGO_FUZZ_VERSION (built from source, some minutes)"
   cargo install --quiet --locked --root "$PARTS/cargo-fuzz" --version $CARGO_FUZZ_VERSION cargo-fuzz
   mark cargo-fuzz $CARGO_FUZZ_VERSION
+}
+
+# etcd and etcdctl, from Debian's unstable suite by download and extract (nothing is installed), where the machine's
+# own sources say it is; where that suite has moved on, the older ones of Debian 12. Another version is never taken.
+need_etcd() {
+  ETCD=$PARTS/etcd/usr/bin/etcd
+  have etcd $ETCD_VERSION && return
+  have etcd $ETCD_FALLBACK_VERSION && return
+  installing "etcd $ETCD_VERSION"
+  local folder=$PARTS/etcd.new suite version found=
+  for suite in sid stable; do
+    version=$ETCD_VERSION
+    [ $suite = sid ] || version=$ETCD_FALLBACK_VERSION
+    rm -rf "$folder"
+    mkdir -p "$folder/apt/sources" "$folder/apt/lists/partial" "$folder/apt/cache/archives/partial"
+    if debian_packages "$folder/apt" $suite "$version" etcd-server etcd-client; then
+      found=$version
+      break
+    fi
+    echo "   etcd $version cannot be had from Debian's $suite" >&2
+  done
+  [ -n "$found" ] || { echo "etcd $ETCD_VERSION (or $ETCD_FALLBACK_VERSION) cannot be had" >&2; exit 1; }
+  for package in "$folder"/apt/*.deb; do dpkg-deb -x "$package" "$folder"; done
+  rm -rf "$folder/apt" "$PARTS/etcd"
+  mv "$folder" "$PARTS/etcd"
+  "$ETCD" --version | grep -q "etcd Version: $found"
+  mark etcd "$found"
+}
+
+# debian_packages FOLDER SUITE VERSION PACKAGE…: downloads these packages of that upstream version into FOLDER.
+debian_packages() {
+  local folder=$1 suite=$2 version=$3
+  shift 3
+  local apt=(-qq -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$folder/sources"
+    -o Dir::State::lists="$folder/lists" -o Dir::Cache="$folder/cache" -o APT::Sandbox::User=root)
+  local own=(-qq)
+  local packages=("$@") package full wanted=()
+  if [ "$suite" = sid ]; then
+    # The main archive of this machine's sources, with the other suite.
+    local mirror
+    mirror=$(apt-get indextargets --format '$(SITE)' 'Origin: Debian' 2>/dev/null | grep -v security | head -1)
+    [ -n "$mirror" ] || return 1
+    printf 'Types: deb\nURIs: %s\nSuites: sid\nComponents: main\nSigned-By: %s\n' "$mirror" \
+      /usr/share/keyrings/debian-archive-keyring.gpg >"$folder/sources/sid.sources"
+    own=("${apt[@]}")
+    apt-get "${own[@]}" update || return 1
+  fi
+  for package in "${packages[@]}"; do
+    full=$(apt-cache "${own[@]}" madison "$package" | awk -F'|' '{gsub(/ /, "", $2); print $2}' | grep -m1 "^$version-") || return 1
+    wanted+=("$package=$full")
+  done
+  (cd "$folder" && apt-get "${own[@]}" download "${wanted[@]}")
 }
 
 # The default model, brought by the product's own command.

@@ -6,7 +6,7 @@
 
 use super::file_keeper::{FileKeeper, TEMP_PREFIX, TTL, bucket_folder, lock};
 use super::table::Table;
-use super::{BUCKETS, RecordKey};
+use super::{BUCKETS, RECORD_BYTES_MAX, RECORDS_MAX, RecordKey};
 use protocol::discovery::Record;
 use protocol::dynamo::file_name;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,12 +16,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-
-/// Bytes of one record. The largest in use, a model card, has about 4 KB.
-const RECORD_BYTES_MAX: u64 = 1 << 20;
-
-/// Files of one store: 8 a worker, so some 8,000 workers on one machine. More is a fault, not a fleet.
-const FILES_MAX: usize = 65_536;
 
 /// A temp file this old is what a writer left that died in the middle. A live one is there for microseconds.
 const TEMP_AGE_MAX: Duration = Duration::from_secs(60);
@@ -134,8 +128,8 @@ impl FileTable {
         if metadata.len() == 0 {
             return self.read.contains_key(id);
         }
-        if self.read.len() >= FILES_MAX && !self.read.contains_key(id) {
-            self.complain("too many", &format!("more than {FILES_MAX} discovery records; the rest is ignored"));
+        if self.read.len() >= RECORDS_MAX && !self.read.contains_key(id) {
+            self.complain("too many", &format!("more than {RECORDS_MAX} discovery records; the rest is ignored"));
             return true;
         }
         self.take_in(id, &path, identity);
@@ -172,7 +166,7 @@ impl FileTable {
 
     /// Says each complaint once in the life of the process.
     fn complain(&mut self, subject: &str, why: &str) {
-        if self.complained.len() < FILES_MAX && self.complained.insert(subject.to_owned()) {
+        if self.complained.len() < RECORDS_MAX && self.complained.insert(subject.to_owned()) {
             tracing::warn!(subject, why, "discovery");
         }
     }

@@ -1,30 +1,41 @@
 //! Discovery: who is there, and how to reach them.
 //!
 //! A [`Discovery`] is one *member* of a store: it registers records, keeps them alive, withdraws them, and watches those
-//! of everybody. Two stores exist: files in a shared folder (Dynamo's `DYN_FILE_KV`), and memory, for one process.
+//! of everybody. Three stores exist: files in a shared folder (Dynamo's `DYN_FILE_KV`), an etcd, and memory, for one
+//! process. A store that is away is never taken for the death of those who registered in it.
 //!
 //! A [`Watch`] compares states, it does not queue events: a slow watcher skips intermediate states of a record, and
 //! cannot overflow, lag or miss that a record it has seen is gone.
 
+mod etcd;
 mod file_keeper;
 mod file_store;
 mod file_table;
 mod inotify_feed;
 mod table;
 
+use etcd::EtcdStore;
 use file_store::FileStore;
 use parking_lot::Mutex;
 use protocol::discovery::Record;
+use protocol::ids::InstanceId;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use table::Table;
 
+pub use etcd::{EtcdConfig, EtcdError, EtcdFault, EtcdTls, EtcdUser};
 pub use table::Watch;
 
 /// The buckets of a store; each is a folder `v1/{bucket}` of the file store.
 pub const BUCKETS: [&str; 4] = ["instances", "mdc", "event_channels", "event_sources"];
+
+/// Bytes of one record. The largest in use, a model card, has about 4 KB; etcd takes 1.5 MiB a request.
+const RECORD_BYTES_MAX: u64 = 1 << 20;
+
+/// Records of one store: 8 a worker, so some 8,000 workers. More is a fault, not a fleet.
+const RECORDS_MAX: usize = 65_536;
 
 /// Where a record lies in a store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -97,6 +108,25 @@ pub enum DiscoveryError {
         /// Why.
         source: std::io::Error,
     },
+    /// An etcd that will not have us, or cannot be asked with these settings. Time alone does not heal it.
+    #[error("join the etcd of discovery")]
+    Join(#[source] EtcdError),
+    /// A record that etcd will not have.
+    #[error("write the discovery record {key}")]
+    Register {
+        /// Which.
+        key: RecordKey,
+        /// Why.
+        source: EtcdError,
+    },
+    /// A record that etcd could not take back, because it does not answer.
+    #[error("withdraw the discovery record {key}: etcd does not answer; it goes with our lease within {ttl_secs} s")]
+    Stays {
+        /// Which.
+        key: RecordKey,
+        /// Time of the lease.
+        ttl_secs: u64,
+    },
     /// A record that cannot be written as JSON: a bug.
     #[error("encode the discovery record {key}")]
     Encode {
@@ -107,10 +137,26 @@ pub enum DiscoveryError {
     },
 }
 
+/// How a store is, as this process sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreHealth {
+    /// It tells us of changes at this moment.
+    pub connected: bool,
+    /// How often it stopped to.
+    pub interruptions: u64,
+    /// How often it dropped our records while we lived.
+    pub leases_lost: u64,
+}
+
+impl StoreHealth {
+    /// A store that cannot be away.
+    const ALWAYS: Self = Self { connected: true, interruptions: 0, leases_lost: 0 };
+}
+
 /// A member of a discovery store. Clones are the same member.
 ///
 /// Dropping the last clone withdraws the member's records as far as it can; a process that is killed leaves them, and
-/// they expire after 10 s.
+/// they expire: files after 10 s, keys of etcd with their lease.
 #[derive(Clone, Debug)]
 pub struct Discovery {
     member: Arc<Member>,
@@ -119,6 +165,7 @@ pub struct Discovery {
 #[derive(Clone, Debug)]
 enum Store {
     File(Arc<FileStore>),
+    Etcd(Arc<EtcdStore>),
     Memory(Arc<Table>),
 }
 
@@ -138,6 +185,16 @@ impl Discovery {
         Ok(Self::on(Store::File(Arc::new(FileStore::open(root).await?))))
     }
 
+    /// Joins an etcd. When it answers, what lies there has been read when this returns, within seconds; when it does not,
+    /// it is asked again for ever, and the log says why and what to do.
+    ///
+    /// # Errors
+    /// [`DiscoveryError::Join`] when it answers that it will not have us (login, rights, certificates), or the settings
+    /// cannot be used.
+    pub async fn etcd(config: EtcdConfig) -> Result<Self, DiscoveryError> {
+        Ok(Self::on(Store::Etcd(Arc::new(EtcdStore::open(config).await.map_err(DiscoveryError::Join)?))))
+    }
+
     /// A new store in memory, for one process.
     pub fn memory() -> Self {
         Self::on(Store::Memory(Arc::new(Table::default())))
@@ -152,28 +209,48 @@ impl Discovery {
         Self { member: Arc::new(Member { store, registered: Mutex::default() }) }
     }
 
+    /// An id for a new instance. Random, but for the first of a process in etcd, which has the id of the lease.
+    pub fn instance_id(&self) -> InstanceId {
+        match &self.member.store {
+            Store::Etcd(store) => store.instance_id(),
+            Store::File(_) | Store::Memory(_) => InstanceId(rand::random()),
+        }
+    }
+
     /// Creates or replaces a record, and keeps it alive until it is withdrawn or this member is dropped.
     ///
+    /// With etcd it resolves once the record is there, which is as late as etcd is: a caller that has no time drops the
+    /// future and withdraws the record.
+    ///
     /// # Errors
-    /// [`DiscoveryError::Write`]; the record is then not there.
+    /// [`DiscoveryError::Write`] or [`DiscoveryError::Register`]; the record is then not there.
     pub async fn register(&self, record: &Record) -> Result<(), DiscoveryError> {
         let key = RecordKey::of(record);
-        match &self.member.store {
-            Store::File(store) => store.write(&key, record).await?,
-            Store::Memory(table) => table.put(key.clone(), record.clone()),
+        // Before it is written: a member that is dropped while it waits withdraws it.
+        self.member.registered.lock().insert(key.clone());
+        let written = match &self.member.store {
+            Store::File(store) => store.write(&key, record).await,
+            Store::Etcd(store) => store.write(&key, record).await,
+            Store::Memory(table) => {
+                table.put(key.clone(), record.clone());
+                Ok(())
+            }
+        };
+        if written.is_err() {
+            self.member.registered.lock().remove(&key);
         }
-        self.member.registered.lock().insert(key);
-        Ok(())
+        written
     }
 
     /// Removes a record. Removing one that is not there is no error.
     ///
     /// # Errors
-    /// [`DiscoveryError::Withdraw`]; it is then no longer kept alive, and expires.
+    /// [`DiscoveryError::Withdraw`] or [`DiscoveryError::Stays`]; it is then no longer kept alive, and expires.
     pub async fn withdraw(&self, key: &RecordKey) -> Result<(), DiscoveryError> {
         self.member.registered.lock().remove(key);
         match &self.member.store {
             Store::File(store) => store.remove(vec![key.clone()]).await,
+            Store::Etcd(store) => store.remove(std::slice::from_ref(key)).await,
             Store::Memory(table) => {
                 table.delete(key);
                 Ok(())
@@ -185,13 +262,32 @@ impl Discovery {
     /// logged and expires.
     pub async fn withdraw_all(&self) {
         let keys: Vec<_> = std::mem::take(&mut *self.member.registered.lock()).into_iter().collect();
-        match &self.member.store {
-            Store::File(store) => {
-                if let Err(error) = store.remove(keys).await {
-                    tracing::warn!(%error, cause = %source_text(&error), "a discovery record stays behind");
-                }
+        let removed = match &self.member.store {
+            Store::File(store) => store.remove(keys).await,
+            Store::Etcd(store) => store.remove(&keys).await,
+            Store::Memory(table) => {
+                keys.iter().for_each(|key| table.delete(key));
+                Ok(())
             }
-            Store::Memory(table) => keys.iter().for_each(|key| table.delete(key)),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(%error, cause = %source_text(&error), "a discovery record stays behind");
+        }
+    }
+
+    /// Leaves the store with all members of this process, at its end: the lease of etcd is revoked. Nothing can be
+    /// registered after it. Bounded in time; the other stores have nothing to do.
+    pub async fn leave(&self) {
+        if let Store::Etcd(store) = &self.member.store {
+            store.leave().await;
+        }
+    }
+
+    /// How the store is.
+    pub fn health(&self) -> StoreHealth {
+        match &self.member.store {
+            Store::Etcd(store) => store.health(),
+            Store::File(_) | Store::Memory(_) => StoreHealth::ALWAYS,
         }
     }
 
@@ -208,6 +304,7 @@ impl Discovery {
     fn table(&self) -> &Table {
         match &self.member.store {
             Store::File(store) => store.table(),
+            Store::Etcd(store) => store.table(),
             Store::Memory(table) => table,
         }
     }
@@ -219,6 +316,7 @@ impl Drop for Member {
         match &self.store {
             // A few unlinks, microseconds each: not worth a thread that may not get to run at shutdown.
             Store::File(store) => store.remove_now(&keys),
+            Store::Etcd(store) => store.remove_later(&keys),
             Store::Memory(table) => keys.iter().for_each(|key| table.delete(key)),
         }
     }
