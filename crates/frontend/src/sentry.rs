@@ -8,7 +8,7 @@
 use crate::health::Fault;
 use crate::lifeline::Lifeline;
 use crate::pulse::{Beat, HUNG_AFTER, Pulse};
-use protocol::discovery::EndpointRecord;
+use protocol::discovery::{EndpointRecord, RequestTransport};
 use runtime::request_plane::{Pong, RequestClient, WatchLine};
 use runtime::tasks::Tasks;
 use std::io;
@@ -54,8 +54,10 @@ impl Sentry {
         let (line, kick, task) = (Arc::new(Lifeline::new()), Arc::new(Notify::new()), Tasks::new());
         let watch = Watch { report, line: line.clone(), kick: kick.clone() };
         task.spawn("watch a worker", async move {
-            let dial = || client.watch(&endpoint);
-            watch.keep(dial).await;
+            match endpoint.transport {
+                RequestTransport::Tcp(_) => watch.keep(|| client.watch(&endpoint)).await,
+                RequestTransport::NatsTcp(_) => watch.trust().await,
+            }
         });
         Arc::new(Self { line, kick, _task: task })
     }
@@ -93,6 +95,17 @@ struct Watch<R> {
 }
 
 impl<R: Fn(Report)> Watch<R> {
+    /// A worker that takes requests over NATS has no port to watch. Its requests tell of a loss, by the server's word
+    /// that nobody listens; it is tried again a moment later, until its record goes.
+    async fn trust(&self) {
+        loop {
+            self.line.answer();
+            (self.report)(Report::Answers);
+            self.kick.notified().await;
+            tokio::time::sleep(RETRY_MAX).await;
+        }
+    }
+
     /// Watches until the task is dropped.
     async fn keep<S, D, F>(&self, mut dial: D)
     where

@@ -43,6 +43,13 @@ pub struct EndpointRecord {
 }
 
 impl EndpointRecord {
+    /// The NATS subject of an instance's endpoint: `{ns}_{comp}.{ep}-{instance:x}`.
+    ///
+    /// Source: Dynamo 1.6.1 on the wire, §6.
+    pub fn nats_subject(endpoint: &EndpointId, instance: InstanceId) -> String {
+        format!("{}_{}.{}-{instance}", endpoint.namespace, endpoint.component, endpoint.name)
+    }
+
     /// The endpoint without the instance.
     pub fn endpoint_id(&self) -> EndpointId {
         EndpointId::new(&self.namespace, &self.component, &self.endpoint)
@@ -127,6 +134,21 @@ pub enum EventScope {
         /// Which.
         endpoint: EndpointId,
     },
+}
+
+impl EventScope {
+    /// The NATS subject of the scope's topics, without the topic: `namespace.{ns}.component.{comp}.endpoint.{ep}`.
+    ///
+    /// Source: Dynamo 1.6.1 on the wire, §5.2. Only the form with an endpoint was seen there.
+    pub fn subject_prefix(&self) -> String {
+        match self {
+            Self::Namespace { namespace } => format!("namespace.{namespace}"),
+            Self::Component { namespace, component } => format!("namespace.{namespace}.component.{component}"),
+            Self::Endpoint { endpoint: e } => {
+                format!("namespace.{}.component.{}.endpoint.{}", e.namespace, e.component, e.name)
+            }
+        }
+    }
 }
 
 /// How to subscribe to a topic.

@@ -1,7 +1,7 @@
 //! `discovery/` and `etcd/`: records as files, as JSON lines and as etcd values, with their keys.
 
 use crate::{Tally, files, folder, same};
-use protocol::discovery::{Codec, Record};
+use protocol::discovery::{Codec, EndpointRecord, EventTransport, Record, RequestTransport};
 use protocol::dynamo::file_name::{escape, unescape};
 use serde_json::Value;
 use std::path::Path;
@@ -61,6 +61,23 @@ fn every_stage_of_the_file_store_comes_back() {
     tally.is(&[("Endpoint", 28), ("EventChannel", 66), ("EventSource", 14), ("Model", 14)]);
 }
 
+/// The subjects of a record are those that our own records would have.
+fn check_subjects(record: &Record, tally: &mut Tally) {
+    match record {
+        Record::EventChannel(channel) => {
+            let EventTransport::Nats { subject_prefix } = &channel.transport else { return };
+            assert_eq!(*subject_prefix, channel.scope.subject_prefix());
+            tally.add("event subject");
+        }
+        Record::Endpoint(endpoint) => {
+            let RequestTransport::NatsTcp(subject) = &endpoint.transport else { return };
+            assert_eq!(*subject, EndpointRecord::nats_subject(&endpoint.endpoint_id(), endpoint.instance_id));
+            tally.add("request subject");
+        }
+        Record::Model(_) | Record::EventSource(_) => {}
+    }
+}
+
 #[test]
 fn every_etcd_value_comes_back() {
     let mut tally = Tally::default();
@@ -72,9 +89,17 @@ fn every_etcd_value_comes_back() {
                 let record: Record = same(Codec::Json, value.as_bytes(), &format!("{stage} {key}"));
                 let (bucket, name) = record.key();
                 assert_eq!(key, format!("v1/{bucket}/{name}"), "{stage}");
+                check_subjects(&record, &mut tally);
                 tally.add(kind(&record));
             }
         }
     }
-    tally.is(&[("Endpoint", 32), ("EventChannel", 80), ("EventSource", 16), ("Model", 16)]);
+    tally.is(&[
+        ("Endpoint", 32),
+        ("EventChannel", 80),
+        ("EventSource", 16),
+        ("Model", 16),
+        ("event subject", 80),
+        ("request subject", 16),
+    ]);
 }

@@ -1,19 +1,22 @@
 //! The event plane: one publisher, many subscribers, nobody waits for anybody.
 //!
-//! Each publisher is a ZMQ PUB socket on a port of its own, announced in discovery; subscribers dial it. The bytes are
-//! ZMTP 3.1 with the NULL mechanism ([`protocol::dynamo::zmtp`]), so libzmq peers can be on either side. Events may be
-//! lost: a subscriber that is slower than its publisher misses some, and one that was away misses all meanwhile. Whoever
-//! needs them all compares [`Envelope::sequence`] and asks for the rest elsewhere.
+//! Two transports behind one pair of types, and the discovery record of a publisher says which: a ZMQ socket of the
+//! publisher's own, or a subject of a NATS server. Events may be lost on either: a subscriber that is slower than its
+//! publisher misses some, and one that was away misses all meanwhile. Whoever needs them all compares
+//! [`Envelope::sequence`], or the numbers within, and asks for the rest elsewhere.
 //!
-//! Source: Dynamo 1.6.1 on the wire, §5.1.
+//! What differs: a ZMQ connection ends with the publisher's process, so that its loss tells of a death; a NATS server
+//! stands between, so that its loss tells nothing of any worker, and a quiet connection may hide one that is cut
+//! further on. See [`Subscriber::losses`] and [`Subscriber::is_brokered`].
+//!
+//! Source: Dynamo 1.6.1 on the wire, §5.1 and §5.2.
 
-mod link;
+mod nats;
 mod publisher;
-mod seat;
 mod subscriber;
-#[cfg(test)]
-mod tests;
+mod zmq;
 
+pub(crate) use nats::Hub;
 pub use protocol::dynamo::Envelope;
 pub use publisher::Publisher;
 pub use subscriber::Subscriber;
@@ -26,6 +29,12 @@ pub enum EventError {
     Endpoint {
         /// As announced.
         endpoint: String,
+    },
+    /// The announced subject is none that a single publisher may name.
+    #[error("event subject `{subject}` is not one plain NATS subject; the record of its publisher is wrong")]
+    Subject {
+        /// As announced.
+        subject: String,
     },
     /// The payload does not encode, or the event is over the frame limit. Its sequence number is not used up.
     #[error("cannot publish on `{topic}`: {cause}")]

@@ -1,48 +1,22 @@
-//! The publishing side: a PUB socket of one topic.
+//! The publishing side, over either transport.
 
-use super::seat::{self, Seat};
-use super::{Envelope, EventError};
-use crate::request_plane::socket;
-use crate::tasks::Tasks;
-use bytes::Bytes;
-use parking_lot::Mutex;
-use protocol::discovery::Codec;
-use protocol::dynamo::{EncodeError, FRAME_BYTES_MAX, FrameError, zmtp};
+use super::{EventError, nats, zmq};
+use crate::nats::Nats;
+use protocol::discovery::{EventScope, EventTransport};
 use protocol::ids::PublisherId;
 use serde::Serialize;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
-use tokio::net::{TcpListener, TcpStream};
 
-/// Connections that one publisher serves: routers and a few observers. Each may hold 64 MiB of waiting events.
-const SUBSCRIBERS_MAX: usize = 256;
+/// A publisher of one topic. Dropping it closes its port, or ends its sending.
+pub struct Publisher(Over);
 
-/// A publisher of one topic. Dropping it closes its port and its connections.
-pub struct Publisher {
-    id: PublisherId,
-    endpoint: String,
-    hall: Arc<Hall>,
-    _tasks: Tasks,
-}
-
-/// What the publisher shares with its connections.
-struct Hall {
-    topic: String,
-    stage: Mutex<Stage>,
-    dropped: AtomicU64,
-}
-
-/// Sequence and seats are under one lock, so that every subscriber sees the events in their order.
-struct Stage {
-    sequence: u64,
-    seats: Vec<Arc<Seat>>,
+enum Over {
+    Zmq(zmq::Publisher),
+    Nats(nats::Publisher),
 }
 
 impl Publisher {
-    /// Listens on any free port of `host` and announces itself as `advertise_host`.
+    /// Over ZMQ: listens on any free port of `host` and announces itself as `advertise_host`.
     ///
     /// # Errors
     /// When `host` is no address of this machine.
@@ -55,128 +29,92 @@ impl Publisher {
     /// # Errors
     /// When another program holds the port, or `host` is no address of this machine.
     pub async fn bind_port(host: &str, port: u16, advertise_host: &str, topic: &str) -> io::Result<Self> {
-        let listener = socket::listen(host, port).await?;
-        let endpoint = format!("tcp://{}", socket::advertised(&listener, Some(advertise_host))?);
-        let stage = Mutex::new(Stage { sequence: 0, seats: Vec::new() });
-        let hall = Arc::new(Hall { topic: topic.to_owned(), stage, dropped: AtomicU64::new(0) });
-        let tasks = Tasks::new();
-        // The connections are a group inside the accepting task: when the publisher goes, that task is dropped, and
-        // the group with it.
-        let connections = Tasks::under(&tasks.token());
-        tasks.spawn("event publisher", admit(listener, hall.clone(), connections));
-        let id = PublisherId(rand::random_range(0..1 << 53));
-        Ok(Self { id, endpoint, hall, _tasks: tasks })
+        Ok(Self(Over::Zmq(zmq::Publisher::bind_port(host, port, advertise_host, topic).await?)))
+    }
+
+    /// Over NATS: to the subject of `scope` and `topic`. A server that is away is no error; what is published
+    /// meanwhile waits in a bounded queue.
+    ///
+    /// # Errors
+    /// [`EventError::Subject`] when a name of the scope cannot be part of a subject.
+    pub fn over_nats(nats: &Nats, scope: &EventScope, topic: &str) -> Result<Self, EventError> {
+        Ok(Self(Over::Nats(nats::Publisher::new(nats, scope, topic)?)))
     }
 
     /// Who publishes; random, below 2^53.
     pub fn id(&self) -> PublisherId {
-        self.id
+        match &self.0 {
+            Over::Zmq(publisher) => publisher.id(),
+            Over::Nats(publisher) => publisher.id(),
+        }
     }
 
-    /// Where subscribers dial: `tcp://HOST:PORT`.
+    /// How subscribers find it, for its discovery record.
+    pub fn transport(&self) -> EventTransport {
+        match &self.0 {
+            Over::Zmq(publisher) => EventTransport::Zmq { endpoint: publisher.endpoint() },
+            Over::Nats(publisher) => EventTransport::Nats { subject_prefix: publisher.subject_prefix().to_owned() },
+        }
+    }
+
+    /// Where it publishes: `tcp://HOST:PORT`, or the NATS subject.
     pub fn endpoint(&self) -> String {
-        self.endpoint.clone()
+        match &self.0 {
+            Over::Zmq(publisher) => publisher.endpoint(),
+            Over::Nats(publisher) => publisher.subject().to_owned(),
+        }
     }
 
     /// The topic.
     pub fn topic(&self) -> &str {
-        &self.hall.topic
+        match &self.0 {
+            Over::Zmq(publisher) => publisher.topic(),
+            Over::Nats(publisher) => publisher.topic(),
+        }
     }
 
-    /// How many subscribers want the topic now.
+    /// Whether a broker stands between it and its subscribers, who then cannot be counted.
+    pub fn is_brokered(&self) -> bool {
+        matches!(self.0, Over::Nats(_))
+    }
+
+    /// How many subscribers want the topic now; 0 over NATS, where only the server knows.
     pub fn subscribers(&self) -> usize {
-        self.hall.stage.lock().seats.iter().filter(|seat| seat.is_subscribed()).count()
+        match &self.0 {
+            Over::Zmq(publisher) => publisher.subscribers(),
+            Over::Nats(_) => 0,
+        }
     }
 
-    /// Events that were lost to a slow subscriber, counted once for each of them.
+    /// Events that were lost: over ZMQ to a slow subscriber, counted once for each of them; over NATS because the
+    /// server was away or too slow for longer than the queue lasts, or takes no event of this size.
     pub fn dropped(&self) -> u64 {
-        self.hall.dropped.load(Ordering::Relaxed)
+        match &self.0 {
+            Over::Zmq(publisher) => publisher.dropped(),
+            Over::Nats(publisher) => publisher.dropped(),
+        }
     }
 
-    /// Sends `payload` to whoever is subscribed now. Never waits: a subscriber without room misses the event.
+    /// A reader of [`Publisher::dropped`] that may outlive the publisher.
+    pub fn drop_count(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+        let (zmq, nats) = match &self.0 {
+            Over::Zmq(publisher) => (Some(publisher.hall()), None),
+            Over::Nats(publisher) => (None, Some(publisher.outbox())),
+        };
+        move || zmq.as_ref().map_or(0, |hall| hall.dropped()) + nats.as_ref().map_or(0, |outbox| outbox.dropped())
+    }
+
+    /// Sends `payload`. Never waits: a subscriber or server without room misses an event, which its subscribers see
+    /// by the hole in the sequence.
     ///
     /// # Errors
-    /// When the payload does not encode, or the event is over [`FRAME_BYTES_MAX`]; nothing is sent then, and no
-    /// sequence number used up.
-    // Async so that callers need not change when a broker, which one has to wait for, takes the place of the socket.
+    /// When the payload does not encode, or the event is over the frame limit; nothing is sent then, and no sequence
+    /// number used up.
+    // Async so that callers need not change when a transport comes that one has to wait for.
     pub async fn publish<T: Serialize + ?Sized>(&self, payload: &T) -> Result<(), EventError> {
-        let mut stage = self.hall.stage.lock();
-        let wanted = stage.seats.iter().any(|seat| seat.is_subscribed());
-        if wanted {
-            let event = self.event(stage.sequence, payload).map_err(|cause| {
-                let topic = self.hall.topic.clone();
-                EventError::Encode { topic, cause }
-            })?;
-            let subscribed = stage.seats.iter().filter(|seat| seat.is_subscribed());
-            let lost = subscribed.filter(|seat| !seat.offer(&event)).count() as u64;
-            self.note_lost(lost);
-        }
-        stage.sequence += 1;
-        Ok(())
-    }
-
-    fn event<T: Serialize + ?Sized>(&self, sequence: u64, payload: &T) -> Result<Bytes, EncodeError> {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let envelope = Envelope {
-            publisher_id: self.id,
-            sequence,
-            published_at_ms: since_1970.as_millis() as u64,
-            topic: self.hall.topic.clone(),
-            payload: Codec::Msgpack.encode(payload)?,
-        };
-        let message = zmtp::encode_message(&envelope.to_zmq()?).freeze();
-        if message.len() > FRAME_BYTES_MAX {
-            let bytes = message.len() as u64;
-            return Err(FrameError::TooLarge { part: "event", bytes, bytes_max: FRAME_BYTES_MAX }.into());
-        }
-        Ok(message)
-    }
-
-    fn note_lost(&self, lost: u64) {
-        if lost == 0 {
-            return;
-        }
-        let before = self.hall.dropped.fetch_add(lost, Ordering::Relaxed);
-        // One line for each doubling: a stuck subscriber loses thousands of events a second.
-        if (before + lost).ilog2() != before.checked_ilog2().unwrap_or(u32::MAX) {
-            let topic = &self.hall.topic;
-            tracing::warn!(topic, dropped = before + lost, "a subscriber is too slow and loses events");
-        }
-    }
-}
-
-async fn admit(listener: TcpListener, hall: Arc<Hall>, connections: Tasks) {
-    socket::accept_each(listener, "event plane", |stream, address| {
-        if connections.running() >= SUBSCRIBERS_MAX {
-            tracing::warn!(topic = hall.topic, %address, "refused a subscriber: {SUBSCRIBERS_MAX} are connected");
-            return;
-        }
-        connections.spawn("event subscriber", attend(stream, address, hall.clone()));
-    })
-    .await;
-}
-
-async fn attend(stream: TcpStream, address: SocketAddr, hall: Arc<Hall>) {
-    // The seat is given back by drop, so that it is gone when the task is cancelled, too.
-    let mut lease = Lease { hall: &hall, seat: None };
-    let end = seat::serve(stream, hall.topic.as_bytes(), |seat| {
-        hall.stage.lock().seats.push(seat.clone());
-        lease.seat = Some(seat);
-    })
-    .await;
-    drop(lease);
-    tracing::debug!(topic = hall.topic, %address, end = %end, "a subscriber left");
-}
-
-struct Lease<'a> {
-    hall: &'a Hall,
-    seat: Option<Arc<Seat>>,
-}
-
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        if let Some(seat) = self.seat.take() {
-            self.hall.stage.lock().seats.retain(|other| !Arc::ptr_eq(other, &seat));
+        match &self.0 {
+            Over::Zmq(publisher) => publisher.publish(payload),
+            Over::Nats(publisher) => publisher.publish(payload),
         }
     }
 }

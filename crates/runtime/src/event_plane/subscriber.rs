@@ -1,174 +1,99 @@
-//! The subscribing side: a SUB socket of one publisher that finds its way back.
+//! The subscribing side, over either transport.
 
-use super::link::{End, Link, LinkError};
-use super::{Envelope, EventError};
-use crate::request_plane::socket;
-use crate::tasks::Tasks;
-use protocol::dynamo::zmtp::{Command, Incoming};
-use std::convert::Infallible;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::io::AsyncWriteExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::Instant;
+use super::{Envelope, EventError, nats, zmq};
+use crate::nats::Nats;
+use protocol::discovery::{EventChannelRecord, EventTransport};
+use protocol::ids::PublisherId;
+use tokio::sync::watch;
 
-/// Events read and not yet taken. When full, reading stops, TCP pushes back, and the publisher drops and counts.
-const QUEUE_EVENTS_MAX: usize = 4_096;
+/// A subscription to one publisher. Dropping it ends it.
+pub struct Subscriber(Over);
 
-/// Bytes read and not yet taken; one event may be 32 MiB.
-const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// Longest wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// First pause after a lost connection, as in libzmq, and the longest. A publisher that stays away costs one dial in
-/// five seconds until its record goes and the subscriber is dropped.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
-
-/// A subscription to one publisher. Dropping it closes the connection.
-pub struct Subscriber {
-    events: mpsc::Receiver<(Envelope, OwnedSemaphorePermit)>,
-    connections: watch::Receiver<u64>,
-    losses: watch::Receiver<u64>,
-    _tasks: Tasks,
+enum Over {
+    Zmq(zmq::Subscriber),
+    Nats(nats::Subscriber),
 }
 
 impl Subscriber {
-    /// Subscribes to `topic` at `endpoint` (`tcp://HOST:PORT`). Does not wait for the connection, which is made and
-    /// made again in the background; [`Subscriber::subscribed`] waits for the first.
+    /// Subscribes to the publisher of a discovery record, over whatever transport it announces. Does not wait: the
+    /// subscription is made and made again in the background; [`Subscriber::subscribed`] waits for the first time.
+    ///
+    /// # Errors
+    /// When the record's endpoint or subject cannot be one.
+    pub async fn follow(channel: &EventChannelRecord, nats: &Nats) -> Result<Self, EventError> {
+        match &channel.transport {
+            EventTransport::Zmq { endpoint } => Self::connect(endpoint, &channel.topic).await,
+            EventTransport::Nats { subject_prefix } => {
+                Self::over_nats(nats, subject_prefix, &channel.topic, channel.instance_id)
+            }
+        }
+    }
+
+    /// Over ZMQ: subscribes to `topic` at `endpoint` (`tcp://HOST:PORT`).
     ///
     /// # Errors
     /// When the endpoint is not of that form.
     pub async fn connect(endpoint: &str, topic: &str) -> Result<Self, EventError> {
-        let address = address_of(endpoint).ok_or_else(|| EventError::Endpoint { endpoint: endpoint.to_owned() })?;
-        let (sent, events) = mpsc::channel(QUEUE_EVENTS_MAX);
-        let (connected, connections) = watch::channel(0);
-        let (lost, losses) = watch::channel(0);
-        let feed = Feed {
-            address: address.to_owned(),
-            topic: topic.to_owned(),
-            sent,
-            room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
-            connected,
-            lost,
-        };
-        let tasks = Tasks::new();
-        tasks.spawn("event subscriber", feed.run());
-        Ok(Self { events, connections, losses, _tasks: tasks })
+        Ok(Self(Over::Zmq(zmq::Subscriber::connect(endpoint, topic).await?)))
+    }
+
+    /// Over NATS: subscribes to `{subject_prefix}.{topic}` and takes what `publisher` says there.
+    ///
+    /// # Errors
+    /// When that is not one plain subject.
+    pub fn over_nats(
+        nats: &Nats,
+        subject_prefix: &str,
+        topic: &str,
+        publisher: PublisherId,
+    ) -> Result<Self, EventError> {
+        Ok(Self(Over::Nats(nats::Subscriber::new(nats, subject_prefix, topic, publisher)?)))
     }
 
     /// The next event, in the publisher's order. `None` never comes while the subscriber lives. Cancel-safe.
     pub async fn next(&mut self) -> Option<Envelope> {
-        self.events.recv().await.map(|(envelope, _room)| envelope)
+        match &mut self.0 {
+            Over::Zmq(subscriber) => subscriber.next().await,
+            Over::Nats(subscriber) => subscriber.next().await,
+        }
     }
 
-    /// Waits until the publisher was told of the subscription for the first time.
+    /// Waits until the subscription was made for the first time.
     pub async fn subscribed(&mut self) {
         // An error would mean that the task is gone, which only drop does.
-        let _ = self.connections.wait_for(|&count| count > 0).await;
+        let _ = self.connections().wait_for(|&count| count > 0).await;
     }
 
     /// How often the subscription was made, as it changes: each one after the first means that events may have been
     /// lost before it.
     pub fn connections(&self) -> watch::Receiver<u64> {
-        self.connections.clone()
+        match &self.0 {
+            Over::Zmq(subscriber) => subscriber.connections(),
+            Over::Nats(subscriber) => subscriber.subscriptions(),
+        }
     }
 
-    /// How often a connection that held was lost, as it changes. A process that dies closes its connections at once,
-    /// so this tells of a dead publisher seconds before its discovery record expires.
+    /// How often a connection to the publisher itself was lost, as it changes. A process that dies closes its
+    /// connections at once, so this tells of a dead publisher seconds before its discovery record expires. It never
+    /// changes over NATS: what is lost there is the connection to the server, which says nothing of any publisher.
     pub fn losses(&self) -> watch::Receiver<u64> {
-        self.losses.clone()
-    }
-}
-
-/// `HOST:PORT` of `tcp://HOST:PORT`.
-fn address_of(endpoint: &str) -> Option<&str> {
-    let address = endpoint.strip_prefix("tcp://")?;
-    let (host, port) = address.rsplit_once(':')?;
-    (!host.is_empty() && host != "*" && port.parse::<u16>().is_ok_and(|port| port > 0)).then_some(address)
-}
-
-/// The task behind a subscriber.
-struct Feed {
-    address: String,
-    topic: String,
-    sent: mpsc::Sender<(Envelope, OwnedSemaphorePermit)>,
-    room: Arc<Semaphore>,
-    connected: watch::Sender<u64>,
-    lost: watch::Sender<u64>,
-}
-
-impl Feed {
-    async fn run(self) {
-        let mut pause = BACKOFF_MIN;
-        loop {
-            let start = Instant::now();
-            let before = *self.connected.borrow();
-            let Err(error) = self.listen().await;
-            if *self.connected.borrow() > before {
-                self.lost.send_modify(|count| *count += 1);
-            }
-            // A connection that held is a publisher that is well: come back soon.
-            if start.elapsed() > BACKOFF_MAX {
-                pause = BACKOFF_MIN;
-            }
-            tracing::debug!(address = self.address, topic = self.topic, %error, ?pause, "not subscribed; will dial again");
-            // Spread over half the pause, so that subscribers who lost the same publisher do not return as one.
-            tokio::time::sleep(pause.mul_f64(rand::random_range(0.75..1.25))).await;
-            pause = (pause * 2).min(BACKOFF_MAX);
+        match &self.0 {
+            Over::Zmq(subscriber) => subscriber.losses(),
+            Over::Nats(subscriber) => subscriber.losses(),
         }
     }
 
-    async fn listen(&self) -> Result<Infallible, LinkError> {
-        let dialled = tokio::time::timeout(CONNECT_TIMEOUT, socket::dial(&self.address)).await;
-        let stream = dialled.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-        let mut link = Link::greet(stream, End::Subscriber).await?;
-        link.write.write_all(&link.peer.subscription(self.topic.as_bytes())).await?;
-        self.connected.send_modify(|count| *count += 1);
-        loop {
-            match link.inbox.next().await? {
-                Incoming::Message(frames) => match Envelope::from_zmq(&frames) {
-                    Ok(envelope) if envelope.topic == self.topic => self.hand_on(envelope).await,
-                    // A subscription is to a prefix; ours is to the whole name.
-                    Ok(_) => {}
-                    Err(error) => {
-                        tracing::warn!(address = self.address, topic = self.topic, %error, "skipped a malformed event");
-                    }
-                },
-                Incoming::Command(Command::Ping(context)) => {
-                    let mut pong = bytes::BytesMut::new();
-                    Command::Pong(context).encode_into(&mut pong);
-                    link.write.write_all(&pong).await?;
-                }
-                Incoming::Command(Command::Error(reason)) => return Err(LinkError::Refused(reason)),
-                Incoming::Command(_) => {}
-            }
-        }
+    /// Whether a broker stands between publisher and us. Then a connection of ours that holds says nothing of the
+    /// publisher's: whoever needs every event asks for them from time to time even when all is quiet.
+    pub fn is_brokered(&self) -> bool {
+        matches!(self.0, Over::Nats(_))
     }
 
-    async fn hand_on(&self, envelope: Envelope) {
-        let bytes = envelope.payload.len().min(QUEUE_BYTES_MAX) as u32;
-        // Neither fails while the subscriber lives, and this task does not outlive it.
-        if let Ok(room) = self.room.clone().acquire_many_owned(bytes).await {
-            let _ = self.sent.send((envelope, room)).await;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_tcp_endpoints_with_host_and_port_are_dialled() {
-        assert_eq!(address_of("tcp://127.0.0.1:33775"), Some("127.0.0.1:33775"));
-        assert_eq!(address_of("tcp://[::1]:1"), Some("[::1]:1"));
-        assert_eq!(address_of("tcp://worker.local:1"), Some("worker.local:1"));
-        for wrong in
-            ["", "127.0.0.1:1", "ipc:///tmp/x", "tcp://*:1", "tcp://:1", "tcp://host", "tcp://host:0", "tcp://h:x"]
-        {
-            assert_eq!(address_of(wrong), None, "{wrong}");
+    /// Whether the broker can be heard, as it changes; always true over ZMQ, where there is none.
+    pub fn links(&self) -> watch::Receiver<bool> {
+        match &self.0 {
+            Over::Zmq(_) => watch::Sender::new(true).subscribe(),
+            Over::Nats(subscriber) => subscriber.links(),
         }
     }
 }

@@ -2,18 +2,20 @@
 
 use super::call_home::{Arrival, CallHomeListener, Expected, WAITING_MAX};
 use super::error::{ErrorClass, RequestError};
+use super::nats_client::NatsLine;
 use super::pool::{Connection, Lost, Pool};
 use super::response_stream::ResponseStream;
 use super::traffic::Traffic;
 use super::watch::{CALLER, WatchLine};
+use crate::nats::Nats;
 use bytes::{Bytes, BytesMut};
 use protocol::discovery::{Codec, EndpointRecord, RequestTransport};
 use protocol::dynamo::control::StreamType;
 use protocol::dynamo::request_frame::{ENDPOINT_PATH, FRONTEND_SEND_TS_NS, REQUEST_ID};
-use protocol::dynamo::{Ack, CallHome, EncodeError, Headers, RequestControl, RequestFrame, TwoPart};
+use protocol::dynamo::{Ack, CallHome, Headers, RequestControl, RequestFrame, TwoPart};
 use serde::Serialize;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a call-home may still arrive after the request connection was lost: a worker that closes the one may have
@@ -54,32 +56,62 @@ impl Default for RequestClientConfig {
 /// Sends requests to workers: kept connections, and one listener for all answers. Clones are cheap and share both.
 #[derive(Clone, Debug)]
 pub struct RequestClient {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    config: RequestClientConfig,
+pub(super) struct Shared {
+    pub(super) config: RequestClientConfig,
     listener: CallHomeListener,
     pool: Pool,
-    traffic: Arc<Traffic>,
+    pub(super) traffic: Arc<Traffic>,
     /// Names this client to workers: its pings vouch for the requests that it has running.
-    caller: String,
+    pub(super) caller: String,
+    pub(super) nats: Option<Nats>,
+    /// Made for the first worker that takes requests over NATS.
+    pub(super) nats_line: OnceLock<NatsLine>,
+}
+
+impl Shared {
+    /// A place for the call-home of `subject`.
+    pub(super) fn expect(&self, subject: String) -> Result<Expected, RequestError> {
+        let full =
+            || RequestError::new(ErrorClass::CapacityExhausted, format!("{WAITING_MAX} requests wait for workers"));
+        self.listener.expect(subject).ok_or_else(full)
+    }
+
+    /// `more` headers and ours; over NATS there is no path.
+    pub(super) fn headers(&self, more: &[(&str, &str)], path: Option<&str>, request_id: &str) -> Headers {
+        let sent_at_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos()).to_string();
+        let own = [(FRONTEND_SEND_TS_NS, sent_at_ns.as_str()), (REQUEST_ID, request_id), (CALLER, &self.caller)];
+        let path = path.map(|path| (ENDPOINT_PATH, path));
+        more.iter().copied().chain(own).chain(path).collect()
+    }
 }
 
 impl RequestClient {
-    /// Opens the response listener.
+    /// Opens the response listener. Workers that take requests over NATS cannot be reached.
     ///
     /// # Errors
     /// When its address cannot be bound.
     pub async fn start(config: RequestClientConfig) -> io::Result<Self> {
+        Self::start_with(config, None).await
+    }
+
+    /// Opens the response listener; workers that take requests over NATS are reached through `nats`, which is dialled
+    /// for the first of them.
+    ///
+    /// # Errors
+    /// When its address cannot be bound.
+    pub async fn start_with(config: RequestClientConfig, nats: Option<Nats>) -> io::Result<Self> {
         let advertise = config.advertise_host.as_deref();
         let traffic = Arc::new(Traffic::default());
         let (host, port) = (&config.response_host, config.response_port);
         let listener = CallHomeListener::bind(host, port, advertise, traffic.clone()).await?;
         let pool = Pool::new(config.connect_timeout, traffic.clone());
         let caller = uuid::Uuid::new_v4().to_string();
-        Ok(Self { shared: Arc::new(Shared { config, listener, pool, traffic, caller }) })
+        let nats_line = OnceLock::new();
+        Ok(Self { shared: Arc::new(Shared { config, listener, pool, traffic, caller, nats, nats_line }) })
     }
 
     /// What went over the request connections since the start.
@@ -126,18 +158,14 @@ impl RequestClient {
         headers: &[(&str, &str)],
         body: &B,
     ) -> Result<ResponseStream, RequestError> {
+        if let RequestTransport::NatsTcp(subject) = &target.transport {
+            return self.send_over_nats(target, subject, request_id, headers, body).await;
+        }
         let (address, path) = address_of(target)?;
         let codec = target.codec();
-        let call_home = CallHome {
-            address: self.shared.listener.address().to_owned(),
-            subject: uuid::Uuid::new_v4().to_string(),
-            context: request_id.to_owned(),
-            stream_type: StreamType::Response,
-        };
-        let frame = encode(path, headers, codec, &call_home, &self.shared.caller, body)?;
-        let full =
-            || RequestError::new(ErrorClass::CapacityExhausted, format!("{WAITING_MAX} requests wait for workers"));
-        let mut expected = self.shared.listener.expect(call_home.subject).ok_or_else(full)?;
+        let call_home = self.call_home(request_id);
+        let frame = encode(path, self.shared.headers(headers, Some(path), request_id), codec, &call_home, body)?;
+        let mut expected = self.shared.expect(call_home.subject)?;
         let sending = Instant::now();
         let connection = self.submit(address, frame).await.inspect_err(|_| self.shared.traffic.failed())?;
         let sent_in = sending.elapsed();
@@ -145,6 +173,16 @@ impl RequestClient {
         let mut stream = ResponseStream::new(arrival, codec, format!("{path} at {address}"), sent_in);
         stream.accepted().await?;
         Ok(stream)
+    }
+
+    /// Where a worker is to bring the answer of a new request.
+    pub(super) fn call_home(&self, request_id: &str) -> CallHome {
+        CallHome {
+            address: self.shared.listener.address().to_owned(),
+            subject: uuid::Uuid::new_v4().to_string(),
+            context: request_id.to_owned(),
+            stream_type: StreamType::Response,
+        }
     }
 
     /// Sends the frame and gets its ack. A kept connection that turns out to be closed is replaced once.
@@ -210,42 +248,43 @@ pub(super) fn address_of(target: &EndpointRecord) -> Result<(&str, &str), Reques
             let why = format!("the transport `{transport}` of {} is not HOST:PORT/PATH", target.endpoint_id());
             RequestError::new(ErrorClass::BackendProtocol, why)
         }),
-        RequestTransport::NatsTcp(subject) => Err(RequestError::new(
-            ErrorClass::NotImplemented,
-            format!("requests over NATS ({subject}) are not spoken here; start the worker with --request-plane tcp"),
-        )),
+        RequestTransport::NatsTcp(subject) => {
+            Err(RequestError::new(ErrorClass::Internal, format!("{subject} is a NATS subject and has no address")))
+        }
     }
 }
 
 fn encode<B: Serialize + ?Sized>(
     path: &str,
-    headers: &[(&str, &str)],
+    headers: Headers,
     codec: Codec,
     call_home: &CallHome,
-    caller: &str,
+    body: &B,
+) -> Result<Bytes, RequestError> {
+    let payload = payload(codec, call_home, body)?;
+    let mut frame = BytesMut::new();
+    RequestFrame { path: path.to_owned(), headers, payload }
+        .encode_into(&mut frame)
+        .map_err(|error| too_large(error.to_string()))?;
+    Ok(frame.freeze())
+}
+
+/// The two-part message of a request: where the answer goes, and the body.
+pub(super) fn payload<B: Serialize + ?Sized>(
+    codec: Codec,
+    call_home: &CallHome,
     body: &B,
 ) -> Result<Bytes, RequestError> {
     let internal = |error: String| RequestError::new(ErrorClass::Internal, error);
     let body = codec.encode(body).map_err(|error| internal(error.to_string()))?;
     let control = RequestControl::new(codec, call_home);
     let header = serde_json::to_vec(&control).map_err(|error| internal(error.to_string()))?;
-    let sent_at_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos()).to_string();
-    let own = [
-        (FRONTEND_SEND_TS_NS, sent_at_ns.as_str()),
-        (ENDPOINT_PATH, path),
-        (REQUEST_ID, &call_home.context),
-        (CALLER, caller),
-    ];
-    let headers: Headers = headers.iter().copied().chain(own).collect();
-    let encoded = || -> Result<Bytes, EncodeError> {
-        let mut payload = BytesMut::new();
-        TwoPart { header: header.into(), body }.encode_into(&mut payload)?;
-        let mut frame = BytesMut::new();
-        RequestFrame { path: path.to_owned(), headers, payload: payload.freeze() }.encode_into(&mut frame)?;
-        Ok(frame.freeze())
-    };
-    encoded().map_err(|error| {
-        let public = "the request is larger than a worker takes".to_owned();
-        RequestError { class: ErrorClass::PayloadTooLarge, message: error.to_string(), public: Some(public) }
-    })
+    let mut payload = BytesMut::new();
+    TwoPart { header: header.into(), body }.encode_into(&mut payload).map_err(|error| too_large(error.to_string()))?;
+    Ok(payload.freeze())
+}
+
+fn too_large(message: String) -> RequestError {
+    let public = Some("the request is larger than a worker takes".to_owned());
+    RequestError { class: ErrorClass::PayloadTooLarge, message, public }
 }

@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use protocol::dynamo::control::{RequestType, StreamType};
 use protocol::dynamo::two_part::encode_control;
 use protocol::dynamo::{Ack, CallHome, ControlWord, FrameError, Handshake, RequestControl, RequestFrame, TwoPart};
+use protocol::output::WireError;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ const FRAME_REST_MAX: Duration = Duration::from_secs(30);
 const LINGER_MAX: Duration = Duration::from_secs(10);
 
 /// A request that was taken.
-struct Job {
+pub(super) struct Job {
     handler: Arc<dyn Handler>,
     incoming: Incoming,
     call_home: CallHome,
@@ -135,7 +136,7 @@ fn answer_ping(shared: &Shared, frame: &RequestFrame, caller: &mut Option<Arc<Ca
 }
 
 /// Whether a request is taken. A refusal must begin with one of the two texts that a frontend understands.
-fn admit(shared: &Shared, frame: RequestFrame) -> Result<Job, Ack> {
+pub(super) fn admit(shared: &Shared, frame: RequestFrame) -> Result<Job, Ack> {
     if shared.is_draining() {
         return Err(Ack::Unavailable("draining".into()));
     }
@@ -172,7 +173,7 @@ fn read_payload(payload: bytes::Bytes) -> Result<(RequestControl, CallHome, byte
     Ok((control, call_home, message.body))
 }
 
-fn start(shared: &Arc<Shared>, job: Job) {
+pub(super) fn start(shared: &Arc<Shared>, job: Job) {
     let serving = shared.clone();
     shared.requests.spawn("request", async move { answer(serving, job).await });
 }
@@ -237,6 +238,17 @@ async fn answer(shared: Arc<Shared>, job: Job) {
         // Closing with unread bytes would turn our last frames into a reset.
         let _ = tokio::time::timeout(LINGER_MAX, control).await;
     }
+}
+
+/// Refuses a request that was not taken, over a connection like that of an answer. The error says why it could not be.
+pub(super) async fn refuse_at_home(shared: &Shared, payload: bytes::Bytes, error: WireError) -> Result<(), String> {
+    let (control, call_home, _) = read_payload(payload)?;
+    let called = tokio::time::timeout(shared.config.call_home_timeout, call(&call_home)).await;
+    let (read, write) = called.map_err(|_| "nobody answers the call home")?.map_err(|e| e.to_string())?.into_split();
+    let cancelled = shared.requests.token().child_token();
+    Responder::new(write, cancelled.clone(), control.codec()).refuse(error).await;
+    let _ = tokio::time::timeout(LINGER_MAX, listen(read, &cancelled)).await;
+    Ok(())
 }
 
 async fn call(call_home: &CallHome) -> io::Result<TcpStream> {

@@ -3,6 +3,7 @@
 use super::callers::Callers;
 use super::connection;
 use super::incoming::Handler;
+use super::nats_server::NatsListeners;
 use super::socket;
 use crate::tasks::Tasks;
 use parking_lot::RwLock;
@@ -83,7 +84,8 @@ pub struct ServerLoad {
 
 /// Listens for requests. Dropping it closes all connections and cuts the requests that run.
 pub struct RequestServer {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) nats: NatsListeners,
     address: String,
     _connections: Arc<Tasks>,
 }
@@ -123,7 +125,7 @@ impl RequestServer {
             })
             .await;
         });
-        Ok(Self { shared, address, _connections: connections })
+        Ok(Self { shared, nats: NatsListeners::default(), address, _connections: connections })
     }
 
     /// `HOST:PORT` to advertise; an endpoint's transport is `{address}/{instance:x}/{namespace}/{component}/{endpoint}`.
@@ -144,6 +146,7 @@ impl RequestServer {
     /// From now on every new request is answered `Server unavailable: draining`; running ones go on.
     pub fn stop_accepting(&self) {
         self.shared.draining.store(true, Ordering::Release);
+        self.nats.stop();
     }
 
     /// Requests that run or wait.

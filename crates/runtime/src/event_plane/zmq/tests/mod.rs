@@ -4,7 +4,7 @@ mod against_libzmq;
 mod against_strangers;
 mod round_trips;
 
-use super::{Envelope, Publisher, Subscriber};
+use crate::event_plane::{Envelope, Publisher, Subscriber};
 use std::future::Future;
 use std::time::Duration;
 
