@@ -1,5 +1,5 @@
-//! The TLS side of a NATS connection. The provider is named, because two are linked into the binary and rustls then
-//! refuses to choose.
+//! The TLS side of a NATS connection. The provider is named: were a second one linked into the binary, rustls would
+//! refuse to choose.
 
 use super::config::{NatsConfigError, NatsTls};
 use async_nats::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub(super) fn client_config(tls: &NatsTls) -> Result<ClientConfig, NatsConfigError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone());
-    let builder = builder.with_safe_default_protocol_versions().expect("ring has cipher suites for both versions");
+    let builder = builder.with_safe_default_protocol_versions().expect("aws-lc has cipher suites for both versions");
     let builder = if tls.insecure {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
     } else {
