@@ -61,7 +61,8 @@ fn no_client_writes_a_line_into_a_log_or_a_command_for_a_terminal() {
     for json_lines in [false, true] {
         let machine = Machine::new();
         let form = if json_lines { "1" } else { "0" };
-        let url = machine.up_with(&["--engine", "mock"], &[("DYN_LOG", "trace"), ("DYN_LOGGING_JSONL", form)]);
+        let url = machine
+            .up_with(&["--engine", "mock"], &[("DYN_LOG", "trace,tokenizers=info"), ("DYN_LOGGING_JSONL", form)]);
         attack(&url);
         until("the requests to be logged", || {
             machine.run(&["logs", "frontend"]).out.contains("a request ended").then_some(())

@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,8 @@ const READ_BUFFER_BYTES_MAX: usize = 64 << 10;
 const SEND_BUFFER_BYTES: usize = 64 << 10;
 /// Wait after accept failed for lack of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// The operator is told so often that accepting fails, however often it does.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Bounds of one listener.
 #[derive(Clone, Debug)]
@@ -88,15 +90,16 @@ impl Listener {
         stop: CancellationToken,
     ) {
         let places = Arc::new(Semaphore::new(limits.connections_max.clamp(1, Semaphore::MAX_PERMITS)));
-        let (turns, mut failing) = (Arc::new(Turns::default()), false);
+        let (turns, mut warned) = (Arc::new(Turns::default()), None::<Instant>);
         loop {
             let socket = match stop.run_until_cancelled(self.socket.accept()).await {
                 None => return,
                 Some(Ok((socket, _))) => socket,
                 Some(Err(error)) => {
                     // Either this one client is gone already, or descriptors ran out: both pass.
-                    if !std::mem::replace(&mut failing, true) {
+                    if warned.is_none_or(|at| at.elapsed() > WARN_EVERY) {
                         tracing::warn!(%error, "accepting connections fails; tried again every 50 ms");
+                        warned = Some(Instant::now());
                     }
                     // Descriptors of connections that only idle are the quickest to have back.
                     turns.want_place();
@@ -104,7 +107,6 @@ impl Listener {
                     continue;
                 }
             };
-            failing = false;
             let Some(place) = stop.run_until_cancelled(place_of(&places, &turns)).await else { return };
             if let Err(error) = socket.set_nodelay(true) {
                 tracing::debug!(%error, "set TCP_NODELAY");
