@@ -261,7 +261,7 @@ async fn a_server_too_busy_to_answer_its_metrics_is_there_while_tokens_come_and_
     drop(receiver);
     let idle = Instant::now();
     while started.kv_changes.recv().await.is_some() {}
-    assert!((Duration::from_secs(15)..Duration::from_secs(19)).contains(&idle.elapsed()), "{:?}", idle.elapsed());
+    assert!((Duration::from_secs(15)..Duration::from_secs(21)).contains(&idle.elapsed()), "{:?}", idle.elapsed());
     assert!(matches!(started.engine.generate(request(9, 1)), Err(EngineError::Unavailable(_))));
 }
 

@@ -109,7 +109,8 @@ async fn start(flags: &WorkerFlags, arguments: &[String]) -> Result<(StartedEngi
     config.program.clone_from(&flags.vllm.vllm_program);
     config.served_name = Some(flags.served_model_name.clone().unwrap_or_else(|| model.served_name.clone()));
     config.arguments = arguments.to_vec();
-    config.keeper = std::env::current_exe().ok();
+    // By this link and not by its path, at which an upgrade may have put another program since.
+    config.keeper = Some("/proc/self/exe".into());
     config.shares_machine = std::env::var_os(SUPERVISED).is_some();
     config.api_key = api_key();
     // Our own names for vLLM's limits were taken out of its command line: they go back in.

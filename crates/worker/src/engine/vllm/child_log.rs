@@ -41,12 +41,14 @@ impl LastLines {
     /// Why the child ended, in its own words: its exceptions, else its last lines.
     pub(super) fn why(&self) -> String {
         let lines = self.0.lock();
-        let texts: Vec<&str> = lines.iter().map(|line| said(line)).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         let mut exceptions: Vec<String> = Vec::new();
-        for (at, text) in texts.iter().enumerate().filter(|(_, text)| is_exception(text)) {
+        for (at, line) in lines.iter().enumerate().filter(|(_, line)| is_exception(said(line))) {
             // What the exception says goes on in the indented lines below it: pydantic names only a count in its first.
-            let more = texts[at + 1..].iter().take(EXCEPTION_LINES_MAX - 1).take_while(|line| is_continued(line));
-            let whole = std::iter::once(text).chain(more).copied().collect::<Vec<_>>().join("\n");
+            let text = said(line);
+            let more = lines[at + 1..].iter().take(EXCEPTION_LINES_MAX - 1).take_while(|more| goes_on(line, more));
+            let more = more.map(|more| said(more));
+            let whole = std::iter::once(text).chain(more).collect::<Vec<_>>().join("\n");
             if !exceptions.contains(&whole) {
                 exceptions.push(whole);
             }
@@ -56,7 +58,7 @@ impl LastLines {
         if !exceptions.is_empty() {
             return exceptions.join("\n");
         }
-        let shown: Vec<&str> = lines.iter().skip(lines.len().saturating_sub(LINES_SHOWN)).map(String::as_str).collect();
+        let shown = &lines[lines.len().saturating_sub(LINES_SHOWN)..];
         if shown.is_empty() { "it wrote nothing".to_owned() } else { shown.join("\n") }
     }
 
@@ -90,9 +92,12 @@ fn is_exception(text: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '_')
 }
 
-/// A line of an exception's text after its first: indented, and no part of a traceback.
-fn is_continued(text: &str) -> bool {
-    text.starts_with("  ") && !text.trim_start().starts_with("File \"")
+/// Whether a line goes on with the text of an exception: it is indented, written in the same way, and no part of a
+/// traceback.
+fn goes_on(exception: &str, line: &str) -> bool {
+    let text = said(line);
+    let same_way = level_of(exception).is_some() == level_of(line).is_some();
+    same_way && text.starts_with("  ") && !text.trim_start().starts_with("File \"")
 }
 
 /// The level that vLLM's own log writes first.
