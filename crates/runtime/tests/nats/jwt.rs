@@ -20,13 +20,18 @@ impl Operator {
         let limits = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
             "conn": -1, "leaf": -1});
         let account_jwt =
-            jwt(&operator, &account, "the account", json!({"type": "account", "version": 2, "limits": limits}));
+            jwt(&operator, &account, "the account", json!({"type": "account", "version": 2, "limits": &limits}));
         let user_claims =
             json!({"type": "user", "version": 2, "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1});
         let user_jwt = jwt(&account, &user, "the user", user_claims);
-        let account_id = account.public_key();
+        // Without an account for the server itself JetStream does not start.
+        let system = KeyPair::new_account();
+        let system_jwt =
+            jwt(&operator, &system, "the system", json!({"type": "account", "version": 2, "limits": &limits}));
+        let (account_id, system_id) = (account.public_key(), system.public_key());
         let server_config = format!(
-            "operator: \"{operator_jwt}\"\nresolver: MEMORY\nresolver_preload: {{ {account_id}: \"{account_jwt}\" }}"
+            "operator: \"{operator_jwt}\"\nsystem_account: {system_id}\nresolver: MEMORY\n\
+             resolver_preload: {{ {account_id}: \"{account_jwt}\", {system_id}: \"{system_jwt}\" }}"
         );
         let seed = user.seed().unwrap();
         let creds = format!(

@@ -41,9 +41,10 @@ async fn a_request_waits_for_a_server_that_is_away_and_a_running_stream_does_not
     let before = tries();
     until("some tries", || tries() > before + 3).await;
     assert!(!waiting.is_finished());
+    // The worker accepts a request with its first token.
+    gate.add_permits(2);
     server.run();
     let mut stream = within("sent at last", waiting).await.unwrap().unwrap();
-    gate.add_permits(2);
     assert_eq!(tokens(&mut stream).await, (vec![0, 1], None));
 }
 
