@@ -2,6 +2,7 @@
 //!
 //! The door reads flags and environment and fills this; nothing here reads either.
 
+pub use router::config::COPY_WEIGHT;
 pub use router::{RouterConfig, RouterMode};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;

@@ -101,6 +101,10 @@ struct RouterFlags {
     /// What a cached block on disk is worth.
     #[arg(long, env = "DYN_ROUTER_DISK_CACHE_HIT_WEIGHT", default_value_t = 0.25)]
     router_disk_cache_hit_weight: f64,
+    /// What one more copy of a block that other workers hold costs, in blocks of prefill: keeps a conversation at its
+    /// worker until that is saturated. 0 is Dynamo's formula.
+    #[arg(long, env = "BUSBAR_ROUTER_COPY_WEIGHT", default_value_t = frontend::config::COPY_WEIGHT)]
+    router_copy_weight: f64,
     /// 0 takes the cheapest worker; more spreads the choice.
     #[arg(long, env = "DYN_ROUTER_TEMPERATURE", default_value_t = 0.0)]
     router_temperature: f64,
@@ -242,6 +246,7 @@ impl RouterFlags {
             decode_active_request_weight: self.router_decode_active_request_weight,
             host_cache_hit_weight: self.router_host_cache_hit_weight,
             disk_cache_hit_weight: self.router_disk_cache_hit_weight,
+            copy_weight: self.router_copy_weight,
             temperature: self.router_temperature,
             track_prefill_tokens: self.router_track_prefill_tokens,
             track_active_blocks: self.router_track_active_blocks,
