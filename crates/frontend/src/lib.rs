@@ -20,6 +20,7 @@ mod models;
 pub mod openai;
 pub mod postprocess;
 pub mod preprocess;
+mod replica;
 mod server;
 mod status;
 pub mod text;

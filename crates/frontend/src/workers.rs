@@ -6,10 +6,11 @@
 
 use crate::health::{Fault, Health};
 use crate::metrics::{AttemptMeter, Metrics, WorkerMetrics};
+use crate::replica::Outbox;
 use parking_lot::Mutex;
 use protocol::card::RuntimeConfig;
 use protocol::discovery::EndpointRecord;
-use protocol::events::KvMetrics;
+use protocol::events::{ActiveSequenceEvent, KvMetrics};
 use protocol::ids::{InstanceId, WorkerRank};
 use protocol::kv::WorkerKvEvent;
 use rand::SeedableRng;
@@ -18,7 +19,7 @@ use router::index::DEFAULT_INDEX_BYTES;
 use router::select::{Pin, Snapshot};
 use router::{Applied, BookingId, Index, Loads, Overlaps, Placement, Prompt, RouterConfig, SelectError, WorkerView};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Data-parallel ranks read from one card; more is a mistake in the card.
@@ -32,6 +33,8 @@ pub(crate) struct WorkerSet {
     metrics: Arc<Metrics>,
     epoch: Instant,
     state: Mutex<State>,
+    /// Where the other frontends are told of bookings, once it is open.
+    outbox: OnceLock<Outbox>,
 }
 
 struct State {
@@ -89,6 +92,8 @@ pub(crate) struct Booked {
     pub(crate) metrics: Arc<WorkerMetrics>,
     pub(crate) meter: AttemptMeter,
     in_prefill: bool,
+    /// The request's id, if other frontends were told of it.
+    told: Option<Box<str>>,
 }
 
 /// A worker as the status page shows it.
@@ -127,7 +132,26 @@ impl WorkerSet {
             metrics,
             epoch: Instant::now(),
             state: Mutex::new(state),
+            outbox: OnceLock::new(),
         })
+    }
+
+    /// Tells the other frontends of bookings from now on.
+    pub(crate) fn share_through(&self, outbox: Outbox) {
+        // A set has one outbox all its life.
+        let _ = self.outbox.set(outbox);
+    }
+
+    /// Takes over what another frontend or a worker says of a booking; true if it changed one.
+    pub(crate) fn take_booking(&self, event: &ActiveSequenceEvent) -> bool {
+        let now = self.epoch.elapsed();
+        let mut state = self.state.lock();
+        state.members.contains_key(&event.worker.worker_id) && state.loads.apply(event, self.metrics.router_id, now)
+    }
+
+    /// Forgets what another frontend booked; returns how many bookings that were.
+    pub(crate) fn forget_router(&self, router_id: u64) -> usize {
+        self.state.lock().loads.forget_router(router_id)
     }
 
     /// The router mode's name.
@@ -219,6 +243,11 @@ impl WorkerSet {
         let rank = member.ranks.iter().find(|rank| rank.worker == placement.worker).ok_or(SelectError::NoWorkers)?;
         let (endpoint, metrics) = (member.endpoint.clone(), rank.metrics.clone());
         drop(guard);
+        let told = self.outbox.get().is_some_and(|outbox| {
+            let prefill_tokens = self.router.track_prefill_tokens.then_some(placement.prefill_tokens);
+            outbox.booked(ask.request_id, placement.worker, &ask.prompt.block_hashes, prefill_tokens)
+        });
+        let told = told.then(|| ask.request_id.into());
         metrics.placements.inc();
         metrics.prompt_tokens.inc_by(ask.prompt.tokens as u64);
         metrics.cached_tokens.inc_by(placement.cached_tokens);
@@ -228,7 +257,8 @@ impl WorkerSet {
         router.selected_cached_tokens.inc_by(placement.cached_tokens);
         let meter = AttemptMeter::start(&metrics, ask.prompt.tokens);
         let again = ask.avoid.contains(&placement.worker.worker_id);
-        let booking = Booked { set: self.clone(), id, worker: placement.worker, metrics, meter, in_prefill: true };
+        let booking =
+            Booked { set: self.clone(), id, worker: placement.worker, metrics, meter, in_prefill: true, told };
         Ok(Chosen { endpoint, booking, placement, again, matched_in })
     }
 
@@ -320,6 +350,7 @@ impl WorkerSet {
             }
         }
         self.metrics.index_bytes.with(&[&self.model]).set(state.index.bytes() as i64);
+        self.metrics.remote_bookings.with(&[&self.model]).set(state.loads.remote_len() as i64);
         let evicted = state.index.evicted_blocks_total();
         let new = evicted.saturating_sub(state.evicted_seen);
         state.evicted_seen = evicted;
@@ -380,6 +411,10 @@ impl Booked {
             if let Some(member) = state.members.get_mut(&self.worker.worker_id) {
                 member.health.recover();
             }
+            drop(state);
+            if let Some((outbox, request_id)) = self.set.outbox.get().zip(self.told.as_deref()) {
+                outbox.prefill_completed(request_id, self.worker);
+            }
         }
     }
 
@@ -395,5 +430,8 @@ impl Booked {
 impl Drop for Booked {
     fn drop(&mut self) {
         self.set.state.lock().loads.free(self.id);
+        if let Some((outbox, request_id)) = self.set.outbox.get().zip(self.told.as_deref()) {
+            outbox.freed(request_id, self.worker);
+        }
     }
 }

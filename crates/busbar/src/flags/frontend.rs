@@ -61,6 +61,9 @@ pub(crate) struct FrontendFlags {
     /// Address on which workers call back with answers; the first that is not loopback when absent.
     #[arg(long, env = "DYN_TCP_RESPONSE_STREAM_HOST")]
     response_host: Option<String>,
+    /// Address on which other frontends listen to what is booked here; all addresses when absent.
+    #[arg(long, env = "DYN_EVENT_PLANE_HOST")]
+    event_host: Option<String>,
     /// Port on which workers call back; 0 is any.
     #[arg(long, env = "DYN_TCP_RESPONSE_STREAM_PORT", default_value_t = 0)]
     response_port: u16,
@@ -114,6 +117,13 @@ struct RouterFlags {
     /// Do not follow the workers' KV events.
     #[arg(long, overrides_with = "router_kv_events")]
     no_router_kv_events: bool,
+    /// Tell other frontends what is booked here and count what they tell; on unless switched off, for it costs nothing
+    /// while there is no other.
+    #[arg(long, env = "DYN_ROUTER_REPLICA_SYNC", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    router_replica_sync: bool,
+    /// Do not share bookings with other frontends.
+    #[arg(long, overrides_with = "router_replica_sync")]
+    no_router_replica_sync: bool,
     /// Count blocks of active requests as load.
     #[arg(long, env = "DYN_ROUTER_TRACK_ACTIVE_BLOCKS", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     router_track_active_blocks: bool,
@@ -223,6 +233,8 @@ impl FrontendFlags {
             },
             min_initial_workers: router.router_min_initial_workers,
             use_kv_events: router.router_kv_events && !router.no_router_kv_events,
+            replica_sync: router.router_replica_sync && !router.no_router_replica_sync,
+            event_host: self.event_host,
             router: router.config(),
             migration_limit: self.migration_limit,
             migration_max_seq_len: self.migration_max_seq_len,

@@ -121,6 +121,8 @@ pub(crate) struct Metrics {
     pub(crate) index_blocks: Gauges,
     pub(crate) index_evicted_blocks: Counters,
     pub(crate) index_gaps: Counters,
+    pub(crate) remote_bookings: Gauges,
+    pub(crate) bookings_untold: Counters,
 }
 
 impl Metrics {
@@ -216,6 +218,8 @@ impl Metrics {
             index_blocks: reg.gauges(&own::ROUTER_INDEX_BLOCKS),
             index_evicted_blocks: reg.counters(&own::ROUTER_INDEX_EVICTED_BLOCKS_TOTAL),
             index_gaps: reg.counters(&own::ROUTER_INDEX_GAPS_TOTAL),
+            remote_bookings: reg.gauges(&own::ROUTER_REMOTE_BOOKINGS),
+            bookings_untold: reg.counters(&own::ROUTER_BOOKINGS_UNTOLD_TOTAL),
             registry,
         }
     }

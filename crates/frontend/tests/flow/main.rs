@@ -11,5 +11,6 @@ mod failures;
 mod metrics;
 mod models;
 mod page;
+mod replicas;
 mod scripted_worker;
 mod stage;
