@@ -7,6 +7,7 @@ import sys
 import part_frontend
 import part_http
 import part_libraries
+import part_routing
 import part_startup
 from figures import Figures
 
@@ -15,6 +16,7 @@ PARTS = {
     "http": part_http.run,
     "frontend": part_frontend.run,
     "startup": part_startup.run,
+    "routing": part_routing.run,
     "router": part_libraries.router,
     "text": part_libraries.text,
 }

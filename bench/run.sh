@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 export BUSBAR=${BUSBAR:-$target/release/busbar}
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(text router engine startup http frontend)
+[ ${#parts[@]} -gt 0 ] || parts=(text router engine startup http frontend routing)
 
 # stock: the Python of stock Dynamo, installed once; BENCH_DYNAMO_PYTHON names another one.
 stock() {
@@ -38,8 +38,8 @@ for part in "${parts[@]}"; do
     text | router) model ;;
     engine) model ;;
     http) model; load ;;
-    startup | frontend) model; load; stock ;;
-    *) echo "bench/run.sh: no part \"$part\"; there are text, router, engine, startup, http, frontend" >&2; exit 2 ;;
+    startup | frontend | routing) model; load; stock ;;
+    *) echo "bench/run.sh: no part \"$part\"; there are text, router, engine, startup, http, frontend, routing" >&2; exit 2 ;;
   esac
 done
 exec python3 bench/measure.py "${parts[@]}"
