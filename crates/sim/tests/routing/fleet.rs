@@ -18,47 +18,51 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::time::Duration;
 
-pub const BLOCK: u32 = 16;
+pub(crate) const BLOCK: u32 = 16;
 
 /// What is simulated.
 #[derive(Clone, Debug)]
-pub struct Scene {
-    pub shape: Shape,
-    pub workers: usize,
-    pub blocks_a_worker: usize,
-    pub max_num_batched_tokens: usize,
-    pub timing: Timing,
-    pub router: RouterConfig,
+pub(crate) struct Scene {
+    pub(crate) shape: Shape,
+    pub(crate) workers: usize,
+    pub(crate) blocks_a_worker: usize,
+    pub(crate) max_num_batched_tokens: usize,
+    pub(crate) timing: Timing,
+    pub(crate) router: RouterConfig,
     /// Frontends that take the clients in turn.
-    pub routers: usize,
+    pub(crate) routers: usize,
     /// Whether they tell each other what they book.
-    pub shares: bool,
-    /// How late events and first tokens reach a router.
-    pub event_delay: Duration,
-    pub seed: u64,
+    pub(crate) shares: bool,
+    /// How late cache events and first tokens reach a router.
+    pub(crate) event_delay: Duration,
+    /// How late a router hears what another one books.
+    pub(crate) told_delay: Duration,
+    /// Mean of the exponential pause before a conversation begins; none in a burst.
+    pub(crate) apart: Duration,
+    pub(crate) seed: u64,
 }
 
 /// How it went.
 #[derive(Clone, Debug, Default)]
-pub struct Played {
-    pub prompt_tokens: u64,
-    pub cached_tokens: u64,
+pub(crate) struct Played {
+    pub(crate) prompt_tokens: u64,
+    pub(crate) cached_tokens: u64,
     /// Sum over requests of what the router believed to be cached.
-    pub predicted_tokens: u64,
-    pub ttft: Vec<Duration>,
-    pub by_worker: Vec<u64>,
+    pub(crate) predicted_tokens: u64,
+    pub(crate) ttft: Vec<Duration>,
+    pub(crate) by_worker: Vec<u64>,
     /// Sum over placements of the requests in flight at the busiest worker, and of the mean over workers.
-    pub busiest: u64,
-    pub mean_busy: f64,
-    pub ended: Duration,
+    pub(crate) busiest: u64,
+    pub(crate) mean_busy: f64,
+    pub(crate) ended: Duration,
 }
 
 impl Played {
-    pub fn hit_rate(&self) -> f64 {
+    pub(crate) fn hit_rate(&self) -> f64 {
         self.cached_tokens as f64 / self.prompt_tokens as f64
     }
 
-    pub fn ttft_ms(&self, share: f64) -> f64 {
+    pub(crate) fn ttft_ms(&self, share: f64) -> f64 {
         let mut sorted = self.ttft.clone();
         sorted.sort_unstable();
         let at = ((sorted.len() - 1) as f64 * share) as usize;
@@ -66,7 +70,7 @@ impl Played {
     }
 
     /// Requests at the busiest worker over the mean, averaged over the moments of placement.
-    pub fn imbalance(&self) -> f64 {
+    pub(crate) fn imbalance(&self) -> f64 {
         self.busiest as f64 / self.mean_busy
     }
 }
@@ -108,7 +112,7 @@ struct Flight {
 }
 
 /// The simulation as far as it has come.
-pub struct Fleet {
+pub(crate) struct Fleet {
     scene: Scene,
     now: Duration,
     queue: BinaryHeap<Reverse<(Duration, u64, Event)>>,
@@ -129,7 +133,7 @@ fn rank(worker: usize) -> WorkerRank {
 }
 
 /// Plays a scene to its end.
-pub fn play(scene: &Scene) -> Played {
+pub(crate) fn play(scene: &Scene) -> Played {
     let mut fleet = Fleet::new(scene.clone());
     for client in 0..scene.shape.clients {
         fleet.begin(client);
@@ -196,8 +200,10 @@ impl Fleet {
         }
         let number = self.next_conversation;
         self.next_conversation += 1;
-        self.clients[client] = Some(Conversation::new(self.scene.shape, self.scene.seed, number));
-        self.after(Duration::ZERO, Event::Ask { client });
+        let mut conversation = Conversation::new(self.scene.shape, self.scene.seed, number);
+        let pause = conversation.pause(self.scene.apart);
+        self.clients[client] = Some(conversation);
+        self.after(pause, Event::Ask { client });
     }
 
     fn take(&mut self, event: Event) {
@@ -283,7 +289,7 @@ impl Fleet {
         self.told_events.push(event);
         let event = self.told_events.len() - 1;
         for router in (0..self.scene.routers).filter(|&router| router != from) {
-            self.after(self.scene.event_delay, Event::Told { router, event });
+            self.after(self.scene.told_delay, Event::Told { router, event });
         }
     }
 

@@ -29,6 +29,8 @@ fn measured() -> Scene {
         routers: 1,
         shares: true,
         event_delay: Duration::from_millis(2),
+        told_delay: Duration::from_micros(500),
+        apart: Duration::ZERO,
         seed: 0,
     }
 }
@@ -38,7 +40,6 @@ fn measured() -> Scene {
 struct Means {
     hit_rate: f64,
     predicted: f64,
-    ttft_p50_ms: f64,
     ttft_p99_ms: f64,
     imbalance: f64,
     seconds: f64,
@@ -50,7 +51,6 @@ fn means(name: &str, scene: &Scene) -> Means {
     let means = Means {
         hit_rate: mean(&Played::hit_rate),
         predicted: mean(&|played| played.predicted_tokens as f64 / played.prompt_tokens as f64),
-        ttft_p50_ms: mean(&|played| played.ttft_ms(0.5)),
         ttft_p99_ms: mean(&|played| played.ttft_ms(0.99)),
         imbalance: mean(&Played::imbalance),
         seconds: mean(&|played| played.ended.as_secs_f64()),
@@ -109,21 +109,23 @@ fn four_routers_that_tell_each_other_balance_like_one() {
                 ..Shape::MEASURED
             };
             scene.blocks_a_worker = 4_096;
+            scene.apart = Duration::from_millis(100);
             (scene.routers, scene.shares) = (routers, shares);
         })
     };
     let one = means("one router", &scene(1, true));
     let told = means("four routers", &scene(4, true));
     let untold = means("four routers that do not tell", &scene(4, false));
-    assert!(told.imbalance < 1.2 * one.imbalance, "{told:?} {one:?}");
-    assert!(untold.imbalance > 1.2 * one.imbalance, "if they balance untold, this test shows nothing: {untold:?}");
+    // 1.2 is promised; all that this model of a network costs is a twentieth.
+    assert!(told.imbalance < 1.1 * one.imbalance, "{told:?} {one:?}");
+    assert!(untold.imbalance > 1.1 * one.imbalance, "if they balance untold, this test shows nothing: {untold:?}");
 }
 
 #[test]
 fn four_routers_find_conversations_as_well_as_one() {
-    let one = means("one router", &measured());
-    let four = means("four routers", &with(|scene| scene.routers = 4));
-    assert!(four.hit_rate > 0.98 * one.hit_rate && four.ttft_p99_ms < 1.1 * one.ttft_p99_ms, "{four:?} {one:?}");
+    let scene = |routers| with(|scene| (scene.routers, scene.apart) = (routers, Duration::from_millis(50)));
+    let (one, four) = (means("one router", &scene(1)), means("four routers", &scene(4)));
+    assert!(four.hit_rate > 0.98 * one.hit_rate && four.ttft_p99_ms < 1.15 * one.ttft_p99_ms, "{four:?} {one:?}");
 }
 
 #[test]
