@@ -124,10 +124,10 @@ async fn two_frontends_do_not_choose_the_same_idle_worker() {
     let busy = |worker: &ScriptedWorker| worker.running();
     for round in 0..4 {
         let (a, b) = if round % 2 == 0 { (&first, &second) } else { (&second, &first) };
-        // They share nothing: requests with one beginning may well belong together.
-        let mut chats = vec![start_chat(a, &format!("{round} is what I ask about"))];
+        // Long beside the system prompt that they share: short ones would stay together for its sake.
+        let mut chats = vec![start_chat(a, &format!("{round} is what I ask about, ").repeat(12))];
         remote_is(b, 1.0).await;
-        chats.push(start_chat(b, &format!("something else, {round} times")));
+        chats.push(start_chat(b, &format!("and something else, {round} times. ").repeat(12)));
         until("both requests run", || async { (busy(&one) + busy(&two) == 2).then_some(()) }).await;
         assert_eq!((busy(&one), busy(&two)), (1, 1), "round {round}");
         gate.add_permits(32);
