@@ -68,7 +68,8 @@ impl Dice {
 pub async fn run(options: &Options) -> Result<Value, String> {
     let next = Rc::new(Cell::new(0));
     let started = Instant::now();
-    let tallies = LocalSet::new().run_until(async {
+    let local = LocalSet::new();
+    let tallies = local.run_until(async {
         let mut clients = JoinSet::new();
         for _ in 0..options.concurrency {
             clients.spawn_local(client(options.clone(), next.clone()));
