@@ -68,18 +68,19 @@ class Machine(contextlib.AbstractContextManager):
     def stock(self, name, module, *arguments):
         return self.start(name, needed("BENCH_DYNAMO_PYTHON"), "-m", module, *arguments)
 
-    def stock_mockers(self, workers=4, speedup="1e6"):
-        """Stock mocker workers that answer as fast as they can (a speed-up of 0 would be real time in 1.6.1)."""
+    def stock_mockers(self, workers=4, speedup="1e6", blocks=None):
+        """Stock mocker workers, by default as fast as they can (a speed-up of 0 would be real time in 1.6.1)."""
+        pool = ("--num-gpu-blocks-override", blocks) if blocks else ()
         return self.stock("mockers", "dynamo.mocker", "--model-path", needed("BENCH_HF_FOLDER"), "--model-name", "tiny",
-                          "--num-workers", workers, "--speedup-ratio", speedup, "--block-size", "16",
+                          "--num-workers", workers, "--speedup-ratio", speedup, "--block-size", "16", *pool,
                           "--discovery-backend", "file")
 
     def our_frontend(self, port):
         return self.busbar("our-frontend", "frontend", "--router-mode", "kv", "--http-port", port)
 
-    def stock_frontend(self, port):
+    def stock_frontend(self, port, mode="kv"):
         return self.stock("stock-frontend", "dynamo.frontend", "--http-host", "127.0.0.1", "--http-port", port,
-                          "--router-mode", "kv", "--discovery-backend", "file")
+                          "--router-mode", mode, "--discovery-backend", "file")
 
     def run_busbar(self, *arguments):
         """Runs a command of ours to its end, and gives its JSON."""
@@ -101,6 +102,16 @@ class Machine(contextlib.AbstractContextManager):
         tail = "\n".join(f"{log.name}: {log.read_text()[-800:]}" for log in self.path.glob("*.log"))
         raise SystemExit(f"bench: port {port} does not answer for {model}\n{tail}")
 
+    def wait_for_workers(self, port, workers):
+        """Waits until the frontend lists so many workers."""
+        until = time.monotonic() + READY_MAX_S
+        while time.monotonic() < until:
+            told = json.loads(get(port, "/health") or "{}").get("instances", [])
+            if sum(instance.get("endpoint") == "generate" for instance in told) >= workers:
+                return
+            time.sleep(0.02)
+        raise SystemExit(f"bench: port {port} does not list {workers} workers")
+
 
 def busbar():
     return str((ROOT / needed("BUSBAR")).resolve())
@@ -115,6 +126,18 @@ def post(port, body):
         return answer.status
     except OSError:
         return 0
+    finally:
+        connection.close()
+
+
+def get(port, path):
+    """The body of an answer, or nothing."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().read()
+    except OSError:
+        return b""
     finally:
         connection.close()
 

@@ -8,6 +8,7 @@ import part_frontend
 import part_http
 import part_libraries
 import part_routers
+import part_routing
 import part_startup
 from figures import Figures
 
@@ -17,6 +18,7 @@ PARTS = {
     "frontend": part_frontend.run,
     "routers": part_routers.run,
     "startup": part_startup.run,
+    "routing": part_routing.run,
     "router": part_libraries.router,
     "text": part_libraries.text,
 }

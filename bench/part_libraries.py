@@ -82,3 +82,4 @@ def text(_):
 
 def router(_):
     print(told_by([executable("router", "index"), "--bench"]))
+    print(told_by([executable("frontend", "warm"), "--bench"]))

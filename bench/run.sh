@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 export BUSBAR=${BUSBAR:-$target/release/busbar}
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(text router engine startup http frontend routers)
+[ ${#parts[@]} -gt 0 ] || parts=(text router engine startup http frontend routers routing)
 
 # stock: the Python of stock Dynamo, installed once; BENCH_DYNAMO_PYTHON names another one.
 stock() {
@@ -44,9 +44,9 @@ for part in "${parts[@]}"; do
     text | router) model ;;
     engine) model ;;
     http) model; load ;;
-    startup | frontend) model; load; stock ;;
+    startup | frontend | routing) model; load; stock ;;
     routers) load; routers ;;
-    *) echo "bench/run.sh: no part \"$part\"; there are text, router, engine, startup, http, frontend, routers" >&2; exit 2 ;;
+    *) echo "bench/run.sh: no part \"$part\"; there are text, router, engine, startup, http, frontend, routers, routing" >&2; exit 2 ;;
   esac
 done
 exec python3 bench/measure.py "${parts[@]}"

@@ -23,8 +23,9 @@ pub struct Answer {
     pub events: Vec<Instant>,
     /// `usage.completion_tokens` as the server tells it.
     pub tokens: u64,
-    /// `usage.prompt_tokens` as the server tells it.
+    /// `usage.prompt_tokens`, and how many of them were in the worker's cache.
     pub prompt_tokens: u64,
+    pub cached_tokens: u64,
 }
 
 pub struct Connection {
@@ -66,8 +67,9 @@ impl Connection {
                 let last = Instant::now();
                 lines.end(last, &mut on_event);
                 let first = lines.first.unwrap_or(last);
-                let Lines { events, tokens, prompt_tokens, .. } = lines;
-                return Ok(Answer { status: head.status, sent, first, last, events, tokens, prompt_tokens });
+                let Lines { events, tokens, prompt_tokens, cached_tokens, .. } = lines;
+                let status = head.status;
+                return Ok(Answer { status, sent, first, last, events, tokens, prompt_tokens, cached_tokens });
             }
             self.fill().await?;
         }
@@ -132,6 +134,7 @@ struct Lines {
     events: Vec<Instant>,
     tokens: u64,
     prompt_tokens: u64,
+    cached_tokens: u64,
 }
 
 impl Lines {
@@ -154,9 +157,8 @@ impl Lines {
     fn line(&mut self, line: &[u8], now: Instant, on_event: &mut impl FnMut(usize)) {
         if let Some(tokens) = number_after(line, b"\"completion_tokens\":") {
             self.tokens = tokens;
-        }
-        if let Some(tokens) = number_after(line, b"\"prompt_tokens\":") {
-            self.prompt_tokens = tokens;
+            self.prompt_tokens = number_after(line, b"\"prompt_tokens\":").unwrap_or(0);
+            self.cached_tokens = number_after(line, b"\"cached_tokens\":").unwrap_or(0);
         }
         // Content is a delta or a text that is not empty; the events of role, end and usage are not counted.
         let content = [&b"\"content\":\""[..], b"\"text\":\""].iter().any(|key| {

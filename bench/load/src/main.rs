@@ -2,6 +2,7 @@
 //!
 //! `load MODE --address HOST:PORT --model NAME …`, where MODE is
 //! - `requests`: a closed loop of `--requests` chats at `--concurrency` on kept-alive connections, each prompt its own;
+//! - `conversations`: `--requests` conversations in turns, `--concurrency` at once, with the share of cached tokens;
 //! - `streams`: `--streams` at once, tokens a second while all of them run;
 //! - `prefill`: one prompt of `--prompt-tokens`, time to its first token;
 //! - `gap`: the worst gap of any of `--streams` streams while a prompt of `--prompt-tokens` enters;
@@ -12,6 +13,7 @@
 //! `--pids A,B` adds CPU seconds and memory of these processes over the measured part.
 
 mod closed_loop;
+mod conversations;
 mod http;
 mod long_prompt;
 mod process;
@@ -85,7 +87,8 @@ fn main() -> ExitCode {
 }
 
 fn run(words: &[String]) -> Result<Value, String> {
-    let (mode, rest) = words.split_first().ok_or("a mode is needed: requests, streams, prefill, gap or serve")?;
+    let (mode, rest) =
+        words.split_first().ok_or("a mode is needed: requests, conversations, streams, prefill, gap or serve")?;
     let options = Options::parse(rest)?;
     // One thread: the client must leave the cores to what is measured.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
@@ -94,6 +97,7 @@ fn run(words: &[String]) -> Result<Value, String> {
     let mut figures = runtime.block_on(async {
         match mode.as_str() {
             "requests" => closed_loop::run(&options).await,
+            "conversations" => conversations::run(&options).await,
             "streams" => long_prompt::streams(&options).await,
             "prefill" => long_prompt::prefill(&options).await,
             "gap" => long_prompt::gap(&options).await,

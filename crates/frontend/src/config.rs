@@ -2,6 +2,7 @@
 //!
 //! The door reads flags and environment and fills this; nothing here reads either.
 
+pub use router::config::COPY_WEIGHT;
 pub use router::{RouterConfig, RouterMode};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -69,6 +70,11 @@ pub struct FrontendConfig {
     pub router: RouterConfig,
     /// `--router-kv-events`: subscribe to the workers' caches.
     pub use_kv_events: bool,
+    /// `--router-replica-sync`: tell other frontends what is booked here, and count what they tell. Costs nothing while
+    /// there is no other.
+    pub replica_sync: bool,
+    /// Address on which other frontends are told; `None`: all addresses, and the first that is not loopback is told.
+    pub event_host: Option<String>,
     /// `--router-min-initial-workers`: a model is not served before it has had so many workers.
     pub min_initial_workers: usize,
     /// How often a broken stream goes on elsewhere; `None` takes the larger of the card's and [`MIGRATION_LIMIT`].
@@ -156,6 +162,8 @@ impl Default for FrontendConfig {
             limits: LimitConfig::default(),
             router: RouterConfig::default(),
             use_kv_events: true,
+            replica_sync: true,
+            event_host: None,
             min_initial_workers: 0,
             migration_limit: None,
             migration_max_seq_len: None,

@@ -8,6 +8,7 @@ use crate::key_ring::KeyRing;
 use crate::keys::KeysError;
 use crate::metrics::Metrics;
 use crate::models::{Catalog, Watcher, WatcherParts};
+use crate::replica::{OwnPublishers, Sharing};
 use crate::server::{App, BodyRoom, Listener, ServeLimits, Surface, TextThreads, routes};
 use crate::status::RouteBoard;
 use router::RouterMode;
@@ -28,6 +29,8 @@ pub struct Frontend {
     address: SocketAddr,
     admin_address: SocketAddr,
     graceful: Duration,
+    /// The member of discovery that announces this frontend to others.
+    records: Discovery,
     draining: CancellationToken,
     stop_accepting: CancellationToken,
     listeners: Tasks,
@@ -92,13 +95,20 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
     let catalog = Arc::new(Catalog::default());
     let board = Arc::new(RouteBoard::default());
     let follow_caches = config.use_kv_events && config.router.mode == RouterMode::Kv;
+    let records = discovery.member();
+    let sharing = shares_bookings(&config).then(|| Arc::new(sharing(&config, &metrics, &records)));
+    let feeds = Feeds::new(client.clone(), metrics.clone(), catalog.clone(), follow_caches);
     let watcher = Watcher::new(WatcherParts {
         config: config.clone(),
         discovery,
         catalog: catalog.clone(),
         metrics: metrics.clone(),
         client: client.clone(),
-        feeds: Feeds::new(client.clone(), metrics.clone(), catalog.clone(), follow_caches),
+        feeds: match &sharing {
+            Some(sharing) => feeds.with_bookings(sharing.own.clone()),
+            None => feeds,
+        },
+        sharing,
         model_cache: config.model_cache.clone().unwrap_or_else(|| std::env::temp_dir().join("busbar-model-files")),
     })?;
     let background = Tasks::new();
@@ -122,7 +132,23 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
         draining: CancellationToken::new(),
         config,
     });
-    Ok(serve(&app, api, admin, background))
+    Ok(serve(&app, api, admin, background, records))
+}
+
+/// Whether this frontend and others tell each other what they book: not where the choice does not look at load.
+fn shares_bookings(config: &FrontendConfig) -> bool {
+    let by_load = matches!(config.router.mode, RouterMode::Kv | RouterMode::LeastLoaded | RouterMode::PowerOfTwo);
+    config.replica_sync && by_load
+}
+
+fn sharing(config: &FrontendConfig, metrics: &Arc<Metrics>, records: &Discovery) -> Sharing {
+    let host = config.event_host.clone().unwrap_or_else(|| "0.0.0.0".into());
+    let advertise_host = match &config.event_host {
+        Some(host) => host.clone(),
+        None => runtime::local_host().to_string(),
+    };
+    let (records, metrics, own) = (records.clone(), metrics.clone(), OwnPublishers::default());
+    Sharing { host, advertise_host, records, metrics, own }
 }
 
 fn listen(what: &'static str, address: SocketAddr, config: &FrontendConfig) -> Result<Listener, FrontendError> {
@@ -133,7 +159,7 @@ fn listen(what: &'static str, address: SocketAddr, config: &FrontendConfig) -> R
     })
 }
 
-fn serve(app: &Arc<App>, api: Listener, admin: Option<Listener>, background: Tasks) -> Frontend {
+fn serve(app: &Arc<App>, api: Listener, admin: Option<Listener>, background: Tasks, records: Discovery) -> Frontend {
     let address = api.address();
     let admin_address = admin.as_ref().map_or(address, Listener::address);
     let (stop_accepting, connections, listeners) = (CancellationToken::new(), Arc::new(Tasks::new()), Tasks::new());
@@ -146,7 +172,7 @@ fn serve(app: &Arc<App>, api: Listener, admin: Option<Listener>, background: Tas
         listeners.spawn("http listener", serve);
     }
     let (graceful, draining) = (app.config.http.graceful_shutdown_timeout, app.draining.clone());
-    Frontend { address, admin_address, graceful, draining, stop_accepting, listeners, connections, background }
+    Frontend { address, admin_address, graceful, records, draining, stop_accepting, listeners, connections, background }
 }
 
 fn response_config(config: &FrontendConfig) -> RequestClientConfig {
@@ -182,6 +208,8 @@ impl Frontend {
             tracing::warn!(connections = cut, after_s = self.graceful.as_secs(), "answers are cut at shutdown");
             self.connections.shut_down(CANCEL_GRACE).await;
         }
+        // Not before: what still ran was load that the others had to see.
+        self.records.withdraw_all().await;
         self.background.shut_down(CANCEL_GRACE).await;
     }
 }

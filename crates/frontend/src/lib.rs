@@ -24,6 +24,7 @@ mod poison;
 pub mod postprocess;
 pub mod preprocess;
 mod pulse;
+mod replica;
 mod retries;
 mod sentry;
 mod server;

@@ -10,13 +10,14 @@ pub(crate) use booking::Booked;
 
 use crate::health::{Fault, Health};
 use crate::metrics::{AttemptMeter, Metrics, WorkerMetrics};
+use crate::replica::Outbox;
 use crate::retries::Retries;
 use crate::sentry::{Report, Sentry};
 use crate::tempo::{self, LOOK_EVERY, Standing};
 use parking_lot::Mutex;
 use protocol::card::RuntimeConfig;
 use protocol::discovery::EndpointRecord;
-use protocol::events::KvMetrics;
+use protocol::events::{ActiveSequenceEvent, KvMetrics};
 use protocol::ids::{InstanceId, WorkerRank};
 use protocol::kv::WorkerKvEvent;
 use rand::rngs::SmallRng;
@@ -26,7 +27,7 @@ use router::select::{Pin, Snapshot};
 use router::{Applied, Index, Loads, Overlaps, Placement, Prompt, RouterConfig, SelectError, WorkerView};
 use runtime::request_plane::RequestClient;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -45,6 +46,8 @@ pub(crate) struct WorkerSet {
     /// One suspect at a time, see [`crate::poison`].
     trial: Arc<Semaphore>,
     state: Mutex<State>,
+    /// Where the other frontends are told of bookings, once it is open.
+    outbox: OnceLock<Outbox>,
 }
 
 struct State {
@@ -141,7 +144,26 @@ impl WorkerSet {
             epoch: Instant::now(),
             trial: Arc::new(Semaphore::new(1)),
             state: Mutex::new(state),
+            outbox: OnceLock::new(),
         })
+    }
+
+    /// Tells the other frontends of bookings from now on.
+    pub(crate) fn share_through(&self, outbox: Outbox) {
+        // A set has one outbox all its life.
+        let _ = self.outbox.set(outbox);
+    }
+
+    /// Takes over what another frontend or a worker says of a booking; true if it changed one.
+    pub(crate) fn take_booking(&self, event: &ActiveSequenceEvent) -> bool {
+        let now = self.epoch.elapsed();
+        let mut state = self.state.lock();
+        state.members.contains_key(&event.worker.worker_id) && state.loads.apply(event, self.metrics.router_id, now)
+    }
+
+    /// Forgets what another frontend booked; returns how many bookings that were.
+    pub(crate) fn forget_router(&self, router_id: u64) -> usize {
+        self.state.lock().loads.forget_router(router_id)
     }
 
     /// The router mode's name.
@@ -242,6 +264,11 @@ impl WorkerSet {
         let sentry = member.sentry.clone();
         let prefill_ahead = state.loads.of(placement.worker).active_prefill_tokens;
         drop(guard);
+        let told = self.outbox.get().is_some_and(|outbox| {
+            let prefill_tokens = self.router.track_prefill_tokens.then_some(placement.prefill_tokens);
+            outbox.booked(ask.request_id, placement.worker, &ask.prompt.block_hashes, prefill_tokens)
+        });
+        let told = told.then(|| ask.request_id.into());
         metrics.placements.inc();
         metrics.prompt_tokens.inc_by(ask.prompt.tokens as u64);
         metrics.cached_tokens.inc_by(placement.cached_tokens);
@@ -260,6 +287,7 @@ impl WorkerSet {
             metrics,
             meter,
             in_prefill: true,
+            told,
             sentry,
             cut,
             prefill_tokens: placement.prefill_tokens,
@@ -419,6 +447,7 @@ impl WorkerSet {
             }
         }
         self.metrics.index_bytes.with(&[&self.model]).set(state.index.bytes() as i64);
+        self.metrics.remote_bookings.with(&[&self.model]).set(state.loads.remote_len() as i64);
         let evicted = state.index.evicted_blocks_total();
         let new = evicted.saturating_sub(state.evicted_seen);
         state.evicted_seen = evicted;

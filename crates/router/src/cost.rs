@@ -1,13 +1,15 @@
 //! The cost of a candidate, in KV blocks; lower is better, never negative.
 //!
-//! `prefill_load_scale · max(0, prefill − credit) + decode + decode_active_request_weight · requests`, where
+//! `prefill_load_scale · max(0, prefill − credit) + decode + decode_active_request_weight · requests +
+//! copy_weight · overlap_score_credit · copies`, where
 //!
 //! - `prefill` = (prompt tokens booked there + this prompt's) ÷ block size, 0 if prefill is not tracked;
 //! - `credit` = `overlap_score_credit` · decay · device + `host_cache_hit_weight` · host + `disk_cache_hit_weight` ·
 //!   disk + `shared_cache_multiplier` · external, the cached blocks of this prompt;
 //! - decay = 1 ÷ (1 + `overlap_score_credit_decay` · excess), excess = prefill blocks there beyond the least loaded
 //!   candidate's, in units of this prompt;
-//! - `decode` = blocks of running requests there, and those of this prompt that they do not share.
+//! - `decode` = blocks of running requests there, and those of this prompt that they do not share;
+//! - `copies` = the blocks that others hold and it would compute again, see [`crate::copies`]; ours, not Dynamo's.
 //!
 //! If prefill is not tracked but the cache counts (a decode worker), it is `max(0, decode − credit)` + the requests'
 //! part. Source: Dynamo 1.6.1, crate dynamo-kv-router, `scheduling/selector/reference.rs`.
@@ -25,6 +27,8 @@ pub struct Costed {
     pub cached: TierBlocks,
     /// Blocks that this request would add to its running ones.
     pub added_blocks: u64,
+    /// Blocks that others hold and that it would hold a copy of, each divided by its holders.
+    pub copies: f64,
 }
 
 /// What is the same for every candidate.
@@ -49,6 +53,8 @@ pub struct CostParts {
     pub decode_blocks: f64,
     /// What the running requests add.
     pub request_blocks: f64,
+    /// What further copies of cached blocks cost.
+    pub copy_blocks: f64,
     /// The cost.
     pub total: f64,
 }
@@ -71,7 +77,9 @@ pub fn cost(config: &RouterConfig, context: &CostContext, candidate: &Costed) ->
     } else {
         config.prefill_load_scale * (prefill_blocks - credit_blocks).max(0.0) + decode_blocks
     };
-    CostParts { prefill_blocks, credit_blocks, decode_blocks, request_blocks, total: work + request_blocks }
+    let copy_blocks = config.copy_weight * config.overlap_score_credit * candidate.copies;
+    let total = work + request_blocks + copy_blocks;
+    CostParts { prefill_blocks, credit_blocks, decode_blocks, request_blocks, copy_blocks, total }
 }
 
 fn credit(config: &RouterConfig, context: &CostContext, candidate: &Costed) -> f64 {
@@ -104,7 +112,7 @@ mod tests {
         let context = CostContext { prompt_tokens: 160, block_size: 16, least_prefill_tokens: 32 };
         let load = RankLoad { active_prefill_tokens: load.0, active_decode_blocks: load.1, active_requests: load.2 };
         let cached = TierBlocks { device: cached.0, host: cached.1, disk: cached.2, external: cached.3 };
-        let parts = cost(&config, &context, &Costed { load, cached, added_blocks: 10 });
+        let parts = cost(&config, &context, &Costed { load, cached, added_blocks: 10, copies: 0.0 });
         assert!((parts.total - expected).abs() < 1e-9, "{} is not {expected}: {parts:?}", parts.total);
     }
 
@@ -120,6 +128,19 @@ mod tests {
         check(RouterConfig { overlap_score_credit: 0.0, ..plain }, (0, 0, 0), (10, 0, 0, 0), 20.0);
         check(RouterConfig { prefill_load_scale: 2.0, ..plain }, (0, 0, 0), (6, 0, 0, 0), 18.0);
         check(RouterConfig { decode_active_request_weight: 1.5, ..plain }, (0, 0, 2), (0, 0, 0, 0), 23.0);
+    }
+
+    #[test]
+    fn copies_count_by_their_weight_and_not_at_all_where_the_cache_does_not() {
+        let of = |config: RouterConfig| {
+            let context = CostContext { prompt_tokens: 160, block_size: 16, least_prefill_tokens: 0 };
+            let costed = Costed { added_blocks: 10, copies: 4.0, ..Costed::default() };
+            cost(&config, &context, &costed).total
+        };
+        let weighed = RouterConfig { copy_weight: 2.0, ..RouterConfig::default() };
+        assert_eq!(of(weighed), 10.0 + 10.0 + 8.0);
+        assert_eq!(of(RouterConfig { copy_weight: 0.0, ..weighed }), 20.0);
+        assert_eq!(of(RouterConfig { overlap_score_credit: 0.0, ..weighed }), 20.0);
     }
 
     #[test]

@@ -4,10 +4,12 @@
 //! **Invariant:** pure. No I/O, no async, no clock and no hidden randomness: time and dice are arguments, so the same
 //! inputs give the same placement.
 //!
-//! Start with [`select`] (the decision), then [`cost`] (its formula), [`index`] (who has which prefix), [`loads`]
+//! Start with [`select`] (the decision), then [`cost`] (its formula), [`copies`] (what keeps a conversation together),
+//! [`index`] (who has which prefix), [`loads`]
 //! (who is how busy) and [`config`] (all weights with their defaults).
 
 pub mod config;
+pub mod copies;
 pub mod cost;
 pub mod index;
 pub mod loads;

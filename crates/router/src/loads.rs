@@ -2,17 +2,19 @@
 //!
 //! **Invariant:** the load of a rank is the sum of its live bookings, and freeing one takes away exactly what it
 //! brought. A booking is made before its request is sent, so the next choice sees it.
+//!
+//! Our own bookings have a handle and end with it. Those of other routers are told by events, see [`remote`]: they end
+//! by an event, with their router, or by age.
+
+mod remote;
 
 use crate::prompt::Prompt;
 use hashbrown::HashMap;
-use protocol::events::{ActiveSequenceChange, ActiveSequenceEvent};
 use protocol::ids::{InstanceId, WorkerRank};
 use protocol::kv::BlockHash;
+use remote::RemoteBookings;
+pub use remote::{REMOTE_AGE_MAX, REMOTE_BLOCKS_MAX, REMOTE_BOOKINGS_MAX};
 use std::time::Duration;
-
-/// Bookings that other routers may bring: their number is not ours to limit, their memory here is. At a few hundred
-/// bytes each this is some tens of MB; what comes beyond is not counted as load.
-pub const REMOTE_BOOKINGS_MAX: usize = 65_536;
 
 /// A booking's handle. The caller frees it on drop; freeing twice does nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,8 +53,14 @@ struct Live {
     private_blocks: u64,
     prompt_tokens: u64,
     prefill_tokens: u64,
-    booked_at: Duration,
-    is_remote: bool,
+    /// The router that told of it and when; absent for our own.
+    told: Option<Told>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    router_id: u64,
+    at: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -68,9 +76,10 @@ pub struct Loads {
     block_size: u32,
     next_id: u64,
     live: HashMap<BookingId, Live>,
-    by_request: HashMap<String, BookingId>,
+    /// Our own, by the id that workers speak of them with.
+    own: HashMap<String, BookingId>,
+    remote: RemoteBookings,
     ranks: HashMap<WorkerRank, RankBookings>,
-    remote: usize,
 }
 
 impl Loads {
@@ -79,19 +88,21 @@ impl Loads {
         Self { block_size: block_size.max(1), ..Self::default() }
     }
 
-    /// Books a request at `now`, which only [`Loads::expire`] reads.
+    /// Books a request at `now`, on the same clock as [`Loads::apply`]; what other routers told too long ago ends.
     pub fn book(&mut self, booking: Booking<'_>, now: Duration) -> BookingId {
+        self.expire_if_due(now);
         let prompt = booking.prompt;
-        self.add(Live {
+        let id = self.add(Live {
             request_id: booking.request_id.to_owned(),
             worker: booking.worker,
             blocks: prompt.block_hashes.clone(),
             private_blocks: (prompt.blocks() - prompt.block_hashes.len()) as u64,
             prompt_tokens: prompt.tokens as u64,
             prefill_tokens: booking.prefill_tokens,
-            booked_at: now,
-            is_remote: false,
-        })
+            told: None,
+        });
+        self.own.insert(booking.request_id.to_owned(), id);
+        id
     }
 
     /// The prompt is computed: its tokens are no load any more.
@@ -118,10 +129,14 @@ impl Loads {
     /// Ends a booking; false if it had ended already.
     pub fn free(&mut self, id: BookingId) -> bool {
         let Some(live) = self.live.remove(&id) else { return false };
-        if self.by_request.get(&live.request_id) == Some(&id) {
-            self.by_request.remove(&live.request_id);
+        match live.told {
+            Some(told) => self.remote.remove(told.router_id, &live.request_id, live.blocks.len()),
+            // A second attempt of a request may be booked before the first one ends.
+            None if self.own.get(&live.request_id) == Some(&id) => {
+                self.own.remove(&live.request_id);
+            }
+            None => {}
         }
-        self.remote -= usize::from(live.is_remote);
         let Some(rank) = self.ranks.get_mut(&live.worker) else { return true };
         rank.load.active_requests -= 1;
         rank.load.active_prefill_tokens -= live.prefill_tokens;
@@ -141,57 +156,11 @@ impl Loads {
         true
     }
 
-    /// Ends every booking older than `max_age` at `now`; returns them. For those that other routers never freed.
-    pub fn expire(&mut self, max_age: Duration, now: Duration) -> Vec<BookingId> {
-        let old = |live: &Live| now.saturating_sub(live.booked_at) > max_age;
-        let mut ids: Vec<BookingId> = self.live.iter().filter(|(_, live)| old(live)).map(|(&id, _)| id).collect();
-        ids.sort_unstable();
-        for &id in &ids {
-            self.free(id);
-        }
-        ids
-    }
-
     /// Ends every booking on a worker that is gone; returns how many.
     pub fn remove_worker(&mut self, worker_id: InstanceId) -> usize {
         let ids: Vec<BookingId> =
             self.live.iter().filter(|(_, live)| live.worker.worker_id == worker_id).map(|(&id, _)| id).collect();
         ids.iter().filter(|&&id| self.free(id)).count()
-    }
-
-    /// Applies what another router or a worker says; `own_router_id` marks our own echo. True if it changed a booking.
-    pub fn apply(&mut self, event: &ActiveSequenceEvent, own_router_id: u64, now: Duration) -> bool {
-        if event.router_id == own_router_id {
-            return false;
-        }
-        let known = self.by_request.get(&event.request_id).copied();
-        match &event.data {
-            ActiveSequenceChange::AddRequest { token_sequence, track_prefill_tokens, prefill_load_hint, .. } => {
-                if known.is_some() || self.remote >= REMOTE_BOOKINGS_MAX {
-                    return false;
-                }
-                let hinted = prefill_load_hint.as_ref().map_or(0, |hint| hint.initial_effective_prefill_tokens);
-                let blocks = token_sequence.clone().unwrap_or_default();
-                self.add(Live {
-                    request_id: event.request_id.clone(),
-                    worker: event.worker,
-                    prompt_tokens: blocks.len() as u64 * u64::from(self.block_size),
-                    blocks,
-                    private_blocks: 0,
-                    prefill_tokens: if *track_prefill_tokens { hinted } else { 0 },
-                    booked_at: now,
-                    is_remote: true,
-                });
-                true
-            }
-            ActiveSequenceChange::MarkPrefillCompleted => {
-                let Some(id) = known else { return false };
-                self.mark_prefill_completed(id);
-                true
-            }
-            // Only who booked a request may free it: a worker or router that repeats our id must not free ours.
-            ActiveSequenceChange::Free => known.is_some_and(|id| self.live[&id].is_remote && self.free(id)),
-        }
     }
 
     /// The load of a rank; all 0 for one without bookings.
@@ -218,7 +187,6 @@ impl Loads {
     fn add(&mut self, live: Live) -> BookingId {
         let id = BookingId(self.next_id);
         self.next_id += 1;
-        self.remote += usize::from(live.is_remote);
         let rank = self.ranks.entry(live.worker).or_default();
         rank.load.active_requests += 1;
         rank.load.active_prefill_tokens += live.prefill_tokens;
@@ -228,7 +196,6 @@ impl Loads {
             *count += 1;
             rank.load.active_decode_blocks += u64::from(*count == 1);
         }
-        self.by_request.insert(live.request_id.clone(), id);
         self.live.insert(id, live);
         id
     }

@@ -4,6 +4,7 @@
 //! decided by the caller's dice, so that equal workers share the load instead of one drawing the whole herd.
 
 use crate::config::{RouterConfig, RouterMode};
+use crate::copies::{Holder, copies};
 use crate::cost::{CostContext, CostParts, Costed, cost};
 use crate::index::{Overlaps, TierBlocks};
 use crate::loads::{Loads, RankLoad};
@@ -213,14 +214,35 @@ fn explain(
         block_size: prompt.block_size,
         least_prefill_tokens: least.unwrap_or(0),
     };
-    let row = |view: &&WorkerView| {
+    let known = |view: &&WorkerView| {
         let (worker, load) = (view.worker, loads.of(view.worker));
-        let cached = overlaps.of(worker).first(reusable);
         let shared = if config.assume_kv_reuse { loads.shared_blocks(worker, prompt) } else { 0 };
-        let costed = Costed { load, cached, added_blocks: (prompt.blocks() - shared) as u64 };
+        let mut cached = overlaps.of(worker).first(reusable);
+        if keeps_together(config) {
+            // What a running request computes is cached before this one is looked at; its event comes later.
+            cached.device += u32::try_from(shared).unwrap_or(u32::MAX).min(reusable).saturating_sub(cached.total());
+        }
+        let added_blocks = (prompt.blocks() - shared) as u64;
+        (worker, Costed { load, cached, added_blocks, copies: 0.0 })
+    };
+    let mut known: Vec<(WorkerRank, Costed)> = candidates.iter().map(known).collect();
+    if keeps_together(config) {
+        let holder = |(_, costed): &(WorkerRank, Costed)| Holder { blocks: costed.cached.total(), load: costed.load };
+        let holders: Vec<Holder> = known.iter().map(holder).collect();
+        for ((_, costed), copies) in known.iter_mut().zip(copies(&holders)) {
+            costed.copies = copies;
+        }
+    }
+    let row = |(worker, costed): (WorkerRank, Costed)| {
+        let (load, cached) = (costed.load, costed.cached);
         Explained { worker, load, cached, cost: cost(config, &context, &costed) }
     };
-    candidates.iter().map(row).collect()
+    known.into_iter().map(row).collect()
+}
+
+/// Whether the choice looks beyond Dynamo's formula, see [`crate::copies`].
+fn keeps_together(config: &RouterConfig) -> bool {
+    config.mode == RouterMode::Kv && config.copy_weight > 0.0
 }
 
 fn placement(config: &RouterConfig, request: &Request<'_>, mut rows: Vec<Explained>, chosen: usize) -> Placement {

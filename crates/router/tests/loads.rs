@@ -5,6 +5,7 @@ use protocol::events::{ActiveSequenceChange, ActiveSequenceEvent, PrefillLoadHin
 use protocol::ids::{InstanceId, WorkerRank};
 use protocol::kv::BlockHash;
 use protocol::space::Space;
+use router::loads::{REMOTE_AGE_MAX, REMOTE_BLOCKS_MAX, REMOTE_BOOKINGS_MAX};
 use router::{Booking, BookingId, Loads, Prompt, RankLoad};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -48,15 +49,18 @@ fn a_booking_counts_from_its_making_to_its_end_and_shared_blocks_once() {
 }
 
 #[test]
-fn bookings_expire_and_leave_with_their_worker() {
-    let mut loads = Loads::new(BLOCK);
+fn bookings_leave_with_their_worker() {
+    let (mut loads, now) = (Loads::new(BLOCK), Duration::ZERO);
     let prompt = prompt(1, 8);
-    let old = book(&mut loads, "old", 1, &prompt, 8, 0);
-    book(&mut loads, "new", 1, &prompt, 8, 90);
-    book(&mut loads, "else", 2, &prompt, 8, 90);
-    assert_eq!(loads.expire(Duration::from_secs(60), Duration::from_secs(100)), [old]);
-    assert_eq!(loads.remove_worker(InstanceId(1)), 1);
+    let ours = book(&mut loads, "ours", 1, &prompt, 8, 0);
+    book(&mut loads, "else", 2, &prompt, 8, 0);
+    assert!(loads.apply(&event("a", 8, add(&[1, 2], 8)), 7, now));
+    assert_eq!((loads.remove_worker(InstanceId(1)), loads.remote_len()), (2, 0));
     assert_eq!((loads.of(rank(1)), loads.of(rank(2))), (load(0, 0, 0), load(8, 2, 1)));
+    // What ends later on that worker takes nothing from whoever is there by then.
+    book(&mut loads, "later", 1, &prompt, 8, 0);
+    assert!(!loads.free(ours) && !loads.apply(&event("a", 8, ActiveSequenceChange::Free), 7, now));
+    assert_eq!(loads.of(rank(1)), load(8, 2, 1));
 }
 
 fn event(id: &str, router_id: u64, data: ActiveSequenceChange) -> ActiveSequenceEvent {
@@ -81,17 +85,75 @@ fn what_other_routers_book_counts_and_our_own_echo_does_not() {
     assert!(!loads.apply(&event("a", 7, add(&[1, 2], 8)), 7, now), "our own echo");
     assert!(loads.apply(&event("a", 8, add(&[1, 2], 8)), 7, now));
     assert!(!loads.apply(&event("a", 8, add(&[1, 2], 8)), 7, now), "told twice");
-    assert_eq!(loads.of(rank(1)), load(8, 2, 1));
+    // Two blocks that were told, and the one that never is: the prompt's partial one.
+    assert_eq!(loads.of(rank(1)), load(8, 3, 1));
     // The worker itself says that the prompt is computed.
     assert!(loads.apply(&event("a", 1, ActiveSequenceChange::MarkPrefillCompleted), 7, now));
-    assert_eq!(loads.of(rank(1)), load(0, 2, 1));
+    assert_eq!(loads.of(rank(1)), load(0, 3, 1));
     assert!(loads.apply(&event("a", 8, ActiveSequenceChange::Free), 7, now));
     assert!(!loads.apply(&event("a", 8, ActiveSequenceChange::Free), 7, now));
-    let ours = book(&mut loads, "ours", 1, &prompt(1, 8), 8, 0);
-    assert!(!loads.apply(&event("ours", 8, ActiveSequenceChange::Free), 7, now), "only we free ours");
-    assert!(loads.apply(&event("ours", 1, ActiveSequenceChange::MarkPrefillCompleted), 7, now));
-    assert_eq!(loads.of(rank(1)), load(0, 2, 1));
-    assert!(loads.free(ours) && loads.is_empty());
+    assert!(loads.is_empty() && loads.of(rank(1)) == load(0, 0, 0));
+}
+
+#[test]
+fn only_who_booked_a_request_frees_it_even_when_two_routers_use_one_id() {
+    let (mut loads, now) = (Loads::new(BLOCK), Duration::ZERO);
+    let ours = book(&mut loads, "same", 1, &prompt(1, 8), 8, 0);
+    for router in [8, 9] {
+        assert!(loads.apply(&event("same", router, add(&[1, 2], 5)), 7, now), "{router}");
+    }
+    assert_eq!(loads.of(rank(1)), load(8 + 5 + 5, 2 + 2 + 2, 3));
+    assert!(!loads.apply(&event("same", 10, ActiveSequenceChange::Free), 7, now), "who never booked it");
+    assert!(loads.apply(&event("same", 8, ActiveSequenceChange::MarkPrefillCompleted), 7, now));
+    assert_eq!(loads.of(rank(1)).active_prefill_tokens, 8 + 5);
+    assert!(loads.apply(&event("same", 8, ActiveSequenceChange::Free), 7, now));
+    assert!(loads.free(ours));
+    assert_eq!((loads.of(rank(1)), loads.len()), (load(5, 3, 1), 1));
+    assert_eq!((loads.forget_router(9), loads.forget_router(9), loads.len()), (1, 0, 0));
+}
+
+#[test]
+fn a_request_that_goes_on_at_another_worker_counts_there_alone() {
+    let (mut loads, now) = (Loads::new(BLOCK), Duration::ZERO);
+    assert!(loads.apply(&event("a", 8, add(&[1, 2], 8)), 7, now));
+    // The end at the first worker is never told.
+    let moved = ActiveSequenceEvent { worker: rank(2), ..event("a", 8, add(&[1, 2, 3], 12)) };
+    assert!(loads.apply(&moved, 7, now));
+    assert_eq!((loads.of(rank(1)), loads.of(rank(2))), (load(0, 0, 0), load(12, 4, 1)));
+    // A worker that speaks of a request that is elsewhere by now changes nothing.
+    assert!(!loads.apply(&event("a", 1, ActiveSequenceChange::MarkPrefillCompleted), 7, now));
+    assert_eq!((loads.of(rank(2)), loads.remote_len()), (load(12, 4, 1), 1));
+}
+
+#[test]
+fn what_other_routers_never_end_ends_by_age_and_our_own_does_not() {
+    let mut loads = Loads::new(BLOCK);
+    let prompt = prompt(1, 8);
+    let ours = book(&mut loads, "ours", 1, &prompt, 8, 0);
+    assert!(loads.apply(&event("old", 8, add(&[1, 2], 8)), 7, Duration::from_secs(5)));
+    let late = REMOTE_AGE_MAX + Duration::from_secs(5);
+    assert!(loads.apply(&event("young", 8, add(&[1, 2], 8)), 7, late));
+    assert_eq!(loads.remote_len(), 2, "not older than the limit");
+    book(&mut loads, "next", 2, &prompt, 8, late.as_secs() + 20);
+    assert_eq!((loads.remote_len(), loads.len()), (1, 3));
+    assert!(loads.free(ours));
+}
+
+#[test]
+fn what_other_routers_bring_is_bounded_in_number_and_in_blocks_and_no_sum_overflows() {
+    let (mut loads, now) = (Loads::new(BLOCK), Duration::ZERO);
+    let long: Vec<u64> = (0..REMOTE_BLOCKS_MAX as u64).collect();
+    assert!(loads.apply(&event("long", 8, add(&long, u64::MAX)), 7, now));
+    assert!(!loads.apply(&event("one more block", 8, add(&[1], u64::MAX)), 7, now));
+    assert!(loads.apply(&event("no blocks", 8, add(&[], u64::MAX)), 7, now));
+    assert!(loads.apply(&event("long", 8, ActiveSequenceChange::Free), 7, now));
+    assert!(!loads.apply(&event(&"x".repeat(257), 8, add(&[], 1)), 7, now));
+    for request in 1..REMOTE_BOOKINGS_MAX {
+        assert!(loads.apply(&event(&request.to_string(), 8, add(&[], 1)), 7, now), "{request}");
+    }
+    assert!(!loads.apply(&event("one more", 9, add(&[], 1)), 7, now));
+    assert_eq!((loads.remote_len(), loads.forget_router(8)), (REMOTE_BOOKINGS_MAX, REMOTE_BOOKINGS_MAX));
+    assert_eq!(loads.of(rank(1)), load(0, 0, 0));
 }
 
 #[derive(Clone, Debug)]

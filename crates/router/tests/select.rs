@@ -54,7 +54,7 @@ impl World {
             cached: TierBlocks { device, ..TierBlocks::default() },
         };
         Self {
-            config: RouterConfig { mode, ..RouterConfig::default() },
+            config: RouterConfig { mode, copy_weight: 0.0, ..RouterConfig::default() },
             views: workers.iter().map(|&(worker, _, _)| WorkerView::of(rank(worker))).collect(),
             overlaps: workers.iter().map(overlap).collect(),
             loads,
@@ -78,8 +78,14 @@ impl World {
     }
 }
 
+/// By Dynamo's formula.
 fn check(blocks: usize, workers: &[(u64, u32, u64)], chosen: u64) {
-    let world = World::new(RouterMode::Kv, workers);
+    check_with(0.0, blocks, workers, chosen);
+}
+
+fn check_with(copy_weight: f64, blocks: usize, workers: &[(u64, u32, u64)], chosen: u64) {
+    let mut world = World::new(RouterMode::Kv, workers);
+    world.config.copy_weight = copy_weight;
     for turn in 0..20 {
         let placement = world.choose(&Request::of(&prompt(blocks)), turn).expect("a worker is there");
         assert_eq!(placement.worker, rank(chosen), "{workers:?}: {:?}", placement.why);
@@ -95,6 +101,35 @@ fn a_cached_prefix_wins_until_its_queue_costs_more_than_it_saves() {
     check(8, &[(1, 0, 3), (2, 0, 2), (3, 0, 9)], 2);
     // Equal costs (8 saved, 8 busy): fewer active requests win.
     check(8, &[(1, 8, 8), (2, 0, 0)], 2);
+}
+
+#[test]
+fn a_conversation_stays_at_its_home_until_that_is_much_busier_and_a_shared_beginning_spreads() {
+    //                 prompt    worker, cached, busy                   chosen
+    // Dynamo's formula leaves the home for one busy request of its length; three copies' weight stays.
+    check_with(0.0, 8, &[(1, 6, 7), (2, 0, 0)], 2);
+    check_with(3.0, 8, &[(1, 6, 7), (2, 0, 0)], 1);
+    check_with(3.0, 8, &[(1, 6, 23), (2, 0, 0)], 1);
+    check_with(3.0, 8, &[(1, 6, 25), (2, 0, 0)], 2);
+    // The same six blocks at three workers: a fourth copy costs 6 + 3 · 6/3.
+    check_with(3.0, 8, &[(1, 6, 11), (2, 6, 12), (3, 6, 12), (4, 0, 0)], 1);
+    check_with(3.0, 8, &[(1, 6, 13), (2, 6, 13), (3, 6, 13), (4, 0, 0)], 4);
+}
+
+#[test]
+fn what_a_running_request_computes_counts_as_cached_before_its_event_comes() {
+    let mut world = World::new(RouterMode::Kv, &[(1, 0, 0), (2, 0, 0)]);
+    let running = prompt(8);
+    let booking = Booking { request_id: "first", worker: rank(2), prompt: &running, prefill_tokens: 129 };
+    world.loads.book(booking, Duration::ZERO);
+    world.config.copy_weight = 3.0;
+    let longer = prompt(12);
+    let placement = world.choose(&Request::of(&longer), 0).unwrap();
+    assert_eq!((placement.worker, placement.cached_tokens, placement.prefill_tokens), (rank(2), 128, 65));
+    world.config.assume_kv_reuse = false;
+    assert_eq!(world.choose(&Request::of(&longer), 0).unwrap().worker, rank(1));
+    (world.config.assume_kv_reuse, world.config.copy_weight) = (true, 0.0);
+    assert_eq!(world.choose(&Request::of(&longer), 0).unwrap().cached_tokens, 0, "Dynamo's formula");
 }
 
 #[test]

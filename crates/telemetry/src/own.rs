@@ -32,6 +32,8 @@ pub const ALL: &[MetricSpec] = &[
     ROUTER_INDEX_BLOCKS,
     ROUTER_INDEX_EVICTED_BLOCKS_TOTAL,
     ROUTER_INDEX_GAPS_TOTAL,
+    ROUTER_REMOTE_BOOKINGS,
+    ROUTER_BOOKINGS_UNTOLD_TOTAL,
 ];
 
 /// `busbar_build_info`: always 1; the version of this binary is in its label.
@@ -256,4 +258,20 @@ pub const ROUTER_INDEX_GAPS_TOTAL: MetricSpec = MetricSpec {
     kind: MetricKind::Counter,
     help: "Holes found in the numbers of KV events",
     labels: &[labels::MODEL, labels::WORKER_ID, labels::DP_RANK],
+};
+
+/// `busbar_router_remote_bookings`: requests of other frontends that count as load here.
+pub const ROUTER_REMOTE_BOOKINGS: MetricSpec = MetricSpec {
+    name: "busbar_router_remote_bookings",
+    kind: MetricKind::Gauge,
+    help: "Requests of other frontends that count as load here",
+    labels: &[labels::MODEL],
+};
+
+/// `busbar_router_bookings_untold_total`: bookings that the other frontends were not told of, for lack of room.
+pub const ROUTER_BOOKINGS_UNTOLD_TOTAL: MetricSpec = MetricSpec {
+    name: "busbar_router_bookings_untold_total",
+    kind: MetricKind::Counter,
+    help: "Bookings that the other frontends were not told of, for lack of room",
+    labels: &[labels::MODEL],
 };

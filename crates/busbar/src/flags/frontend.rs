@@ -61,6 +61,9 @@ pub(crate) struct FrontendFlags {
     /// Address on which workers call back with answers; the first that is not loopback when absent.
     #[arg(long, env = "DYN_TCP_RESPONSE_STREAM_HOST")]
     response_host: Option<String>,
+    /// Address on which other frontends listen to what is booked here; all addresses when absent.
+    #[arg(long, env = "DYN_EVENT_PLANE_HOST")]
+    event_host: Option<String>,
     /// Port on which workers call back; 0 is any.
     #[arg(long, env = "DYN_TCP_RESPONSE_STREAM_PORT", default_value_t = 0)]
     response_port: u16,
@@ -105,6 +108,10 @@ struct RouterFlags {
     /// What a cached block on disk is worth.
     #[arg(long, env = "DYN_ROUTER_DISK_CACHE_HIT_WEIGHT", default_value_t = 0.25)]
     router_disk_cache_hit_weight: f64,
+    /// What one more copy of a block that other workers hold costs, in blocks of prefill: keeps a conversation at its
+    /// worker until that is saturated. 0 is Dynamo's formula.
+    #[arg(long, env = "BUSBAR_ROUTER_COPY_WEIGHT", default_value_t = frontend::config::COPY_WEIGHT)]
+    router_copy_weight: f64,
     /// 0 takes the cheapest worker; more spreads the choice.
     #[arg(long, env = "DYN_ROUTER_TEMPERATURE", default_value_t = 0.0)]
     router_temperature: f64,
@@ -114,6 +121,13 @@ struct RouterFlags {
     /// Do not follow the workers' KV events.
     #[arg(long, overrides_with = "router_kv_events")]
     no_router_kv_events: bool,
+    /// Tell other frontends what is booked here and count what they tell; on unless switched off, for it costs nothing
+    /// while there is no other.
+    #[arg(long, env = "DYN_ROUTER_REPLICA_SYNC", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    router_replica_sync: bool,
+    /// Do not share bookings with other frontends.
+    #[arg(long, overrides_with = "router_replica_sync")]
+    no_router_replica_sync: bool,
     /// Count blocks of active requests as load.
     #[arg(long, env = "DYN_ROUTER_TRACK_ACTIVE_BLOCKS", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     router_track_active_blocks: bool,
@@ -223,6 +237,8 @@ impl FrontendFlags {
             },
             min_initial_workers: router.router_min_initial_workers,
             use_kv_events: router.router_kv_events && !router.no_router_kv_events,
+            replica_sync: router.router_replica_sync && !router.no_router_replica_sync,
+            event_host: self.event_host,
             router: router.config(),
             migration_limit: self.migration_limit,
             migration_max_seq_len: self.migration_max_seq_len,
@@ -247,6 +263,7 @@ impl RouterFlags {
             decode_active_request_weight: self.router_decode_active_request_weight,
             host_cache_hit_weight: self.router_host_cache_hit_weight,
             disk_cache_hit_weight: self.router_disk_cache_hit_weight,
+            copy_weight: self.router_copy_weight,
             temperature: self.router_temperature,
             track_prefill_tokens: self.router_track_prefill_tokens,
             track_active_blocks: self.router_track_active_blocks,

@@ -1,23 +1,25 @@
 //! What workers tell of their caches and loads, brought into the router's state.
 //!
 //! A worker's cache is followed when both its EventChannel and its EventSource are known; a worker without them is
-//! served all the same, its cache is just unknown. Load reports need only their channel.
+//! served all the same, its cache is just unknown. Load reports and bookings need only their channel.
 
 mod cache;
 mod load;
+mod sequences;
 
 use crate::metrics::Metrics;
 use crate::models::Catalog;
+use crate::replica::OwnPublishers;
 use crate::workers::WorkerSet;
 use protocol::discovery::{EventChannelRecord, EventSourceRecord, EventTransport};
-use protocol::events::{KV_EVENTS, KV_METRICS};
+use protocol::events::{ACTIVE_SEQUENCES_EVENTS, KV_EVENTS, KV_METRICS};
 use protocol::ids::{EndpointId, InstanceId, WorkerRank};
 use runtime::request_plane::RequestClient;
 use runtime::tasks::Tasks;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-/// Publishers that are followed at once: two a worker rank. More are left unfollowed and logged.
+/// Publishers that are followed at once: three a worker rank, one a frontend and model. More are left unfollowed and logged.
 const FEEDS_MAX: usize = 4096;
 
 /// Every feed; owned by the watcher of discovery.
@@ -26,6 +28,8 @@ pub(crate) struct Feeds {
     metrics: Arc<Metrics>,
     catalog: Arc<Catalog>,
     cache_wanted: bool,
+    /// This process's own publishers of bookings; `None` if those of others are not followed.
+    bookings: Option<OwnPublishers>,
     /// By the name of the record's key, which is the same for a publisher's channel and source.
     channels: BTreeMap<String, EventChannelRecord>,
     sources: BTreeMap<String, EventSourceRecord>,
@@ -37,7 +41,7 @@ pub(crate) struct Feeds {
 struct Feed {
     _tasks: Tasks,
     endpoint: String,
-    /// Whose cache it tells; absent for load reports.
+    /// Whose cache it tells; absent for load reports and bookings.
     cache: Option<(Arc<WorkerSet>, WorkerRank)>,
 }
 
@@ -45,11 +49,22 @@ impl Feeds {
     /// `cache_wanted` is false for routers that do not look at caches.
     pub(crate) fn new(client: RequestClient, metrics: Arc<Metrics>, catalog: Arc<Catalog>, cache_wanted: bool) -> Self {
         let (channels, sources, running) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { client, metrics, catalog, cache_wanted, channels, sources, running, refused: HashSet::new() }
+        let (bookings, refused) = (None, HashSet::new());
+        Self { client, metrics, catalog, cache_wanted, bookings, channels, sources, running, refused }
+    }
+
+    /// Follows what other frontends book, too; `own` are the publishers that are not theirs.
+    pub(crate) fn with_bookings(self, own: OwnPublishers) -> Self {
+        Self { bookings: Some(own), ..self }
     }
 
     pub(crate) fn put_channel(&mut self, key: String, record: EventChannelRecord) {
-        if record.topic == KV_EVENTS || record.topic == KV_METRICS {
+        let is_wanted = match record.topic.as_str() {
+            KV_EVENTS | KV_METRICS => true,
+            ACTIVE_SEQUENCES_EVENTS => self.bookings.as_ref().is_some_and(|own| !own.contains(record.instance_id)),
+            _ => false,
+        };
+        if is_wanted {
             self.channels.insert(key, record);
         }
     }
@@ -93,6 +108,7 @@ impl Feeds {
             };
             let feed = match channel.topic.as_str() {
                 KV_METRICS => Some(self.load_feed(&endpoint)),
+                ACTIVE_SEQUENCES_EVENTS => Some(self.bookings_feed(&endpoint)),
                 _ => self.cache_feed(&key, &endpoint, set_of),
             };
             let Some(feed) = feed else { continue };
@@ -153,6 +169,12 @@ impl Feeds {
     fn load_feed(&self, endpoint: &str) -> Feed {
         let tasks = Tasks::new();
         tasks.spawn("kv metrics", load::follow(self.catalog.clone(), endpoint.to_owned()));
+        Feed { _tasks: tasks, endpoint: endpoint.to_owned(), cache: None }
+    }
+
+    fn bookings_feed(&self, endpoint: &str) -> Feed {
+        let tasks = Tasks::new();
+        tasks.spawn("bookings of others", sequences::follow(self.catalog.clone(), endpoint.to_owned()));
         Feed { _tasks: tasks, endpoint: endpoint.to_owned(), cache: None }
     }
 

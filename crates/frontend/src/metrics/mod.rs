@@ -123,6 +123,8 @@ pub(crate) struct Metrics {
     pub(crate) index_gaps: Counters,
     pub(crate) retries_refused: Counters,
     pub(crate) poison_refused: Counters,
+    pub(crate) remote_bookings: Gauges,
+    pub(crate) bookings_untold: Counters,
 }
 
 impl Metrics {
@@ -220,6 +222,8 @@ impl Metrics {
             index_gaps: reg.counters(&own::ROUTER_INDEX_GAPS_TOTAL),
             retries_refused: reg.counters(&own::FRONTEND_RETRIES_REFUSED_TOTAL),
             poison_refused: reg.counters(&own::FRONTEND_POISON_REFUSED_TOTAL),
+            remote_bookings: reg.gauges(&own::ROUTER_REMOTE_BOOKINGS),
+            bookings_untold: reg.counters(&own::ROUTER_BOOKINGS_UNTOLD_TOTAL),
             registry,
         }
     }

@@ -15,7 +15,7 @@ use crate::preprocess::ModelText;
 use crate::workers::WorkerSet;
 use arc_swap::ArcSwap;
 use protocol::card::ModelCard;
-use protocol::events::KvMetrics;
+use protocol::events::{ActiveSequenceEvent, KvMetrics};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -102,6 +102,17 @@ impl Catalog {
         for set in &self.now.load().sets {
             set.report(report);
         }
+    }
+
+    /// Takes over what another frontend or a worker says of a booking; true if it changed one.
+    pub(crate) fn take_booking(&self, event: &ActiveSequenceEvent) -> bool {
+        let now = self.now.load();
+        now.sets.iter().any(|set| set.take_booking(event))
+    }
+
+    /// Forgets what another frontend booked; returns how many bookings that were.
+    pub(crate) fn forget_router(&self, router_id: u64) -> usize {
+        self.now.load().sets.iter().map(|set| set.forget_router(router_id)).sum()
     }
 
     fn replace(&self, snapshot: Snapshot) {

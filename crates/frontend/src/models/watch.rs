@@ -8,6 +8,7 @@ use crate::config::{FrontendConfig, MIGRATION_LIMIT};
 use crate::feed::Feeds;
 use crate::metrics::Metrics;
 use crate::preprocess::ModelText;
+use crate::replica::Sharing;
 use crate::workers::WorkerSet;
 use futures::FutureExt;
 use protocol::card::ModelCard;
@@ -36,6 +37,8 @@ pub(crate) struct WatcherParts {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) client: RequestClient,
     pub(crate) feeds: Feeds,
+    /// Tells other frontends what is booked; `None` does not.
+    pub(crate) sharing: Option<Arc<Sharing>>,
     pub(crate) model_cache: std::path::PathBuf,
 }
 
@@ -51,6 +54,7 @@ pub(crate) struct Watcher {
     ledger: Ledger,
     files: FileStore,
     feeds: Feeds,
+    sharing: Option<Arc<Sharing>>,
     models: BTreeMap<String, Tracked>,
     texts: HashMap<(String, Identity), Weak<ModelText>>,
     /// Names that were served until their last worker left, and until when they are known.
@@ -67,6 +71,8 @@ struct Tracked {
     had_workers: usize,
     text: TextState,
     served: Option<Arc<ServedModel>>,
+    /// Tells other frontends what is booked here; ends with the model.
+    sharing: Option<Tasks>,
 }
 
 enum TextState {
@@ -90,7 +96,7 @@ enum Event {
 
 impl Watcher {
     pub(crate) fn new(parts: WatcherParts) -> Result<Self, reqwest::Error> {
-        let WatcherParts { config, discovery, catalog, metrics, client, feeds, model_cache } = parts;
+        let WatcherParts { config, discovery, catalog, metrics, client, feeds, sharing, model_cache } = parts;
         let scope = Scope {
             namespace: config.namespace.clone(),
             namespace_prefix: config.namespace_prefix.clone(),
@@ -112,6 +118,7 @@ impl Watcher {
             metrics,
             client,
             feeds,
+            sharing,
         })
     }
 
@@ -258,6 +265,7 @@ impl Watcher {
             let tracked = Tracked {
                 identity: group.identity,
                 workers,
+                sharing: None,
                 members: HashMap::new(),
                 had_workers: 0,
                 text: TextState::Failed {
@@ -286,6 +294,9 @@ impl Watcher {
                 tracked.workers.put(endpoint.clone(), &card.runtime_config);
                 tracked.members.insert(endpoint.instance_id, (endpoint.clone(), card.clone()));
             }
+        }
+        if let (Some(sharing), None, Some((endpoint, _))) = (&self.sharing, &tracked.sharing, group.members.first()) {
+            tracked.sharing = Some(sharing.start(&tracked.workers, endpoint.endpoint_id()));
         }
         tracked.had_workers = tracked.had_workers.max(tracked.members.len());
         self.load_if_due(name, group);

@@ -24,6 +24,8 @@ pub(crate) struct Booked {
     pub(crate) metrics: Arc<WorkerMetrics>,
     pub(crate) meter: AttemptMeter,
     pub(super) in_prefill: bool,
+    /// The request's id, if other frontends were told of it.
+    pub(super) told: Option<Box<str>>,
     pub(super) sentry: Arc<Sentry>,
     pub(super) cut: CancellationToken,
     /// Prompt tokens that this request has to compute.
@@ -63,6 +65,10 @@ impl Booked {
             if let Some(member) = state.members.get_mut(&self.worker.worker_id) {
                 member.health.served();
             }
+            drop(state);
+            if let Some((outbox, request_id)) = self.set.outbox.get().zip(self.told.as_deref()) {
+                outbox.prefill_completed(request_id, self.worker);
+            }
         }
     }
 
@@ -95,5 +101,8 @@ impl Booked {
 impl Drop for Booked {
     fn drop(&mut self) {
         self.set.state.lock().loads.free(self.id);
+        if let Some((outbox, request_id)) = self.set.outbox.get().zip(self.told.as_deref()) {
+            outbox.freed(request_id, self.worker);
+        }
     }
 }

@@ -16,6 +16,7 @@ mod metrics;
 mod models;
 mod page;
 mod port;
+mod replicas;
 mod scripted_worker;
 mod slow_clients;
 mod stage;

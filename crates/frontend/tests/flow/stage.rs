@@ -28,12 +28,21 @@ impl Stage {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut FrontendConfig)) -> Self {
+        Self::on(Discovery::memory(), change).await
+    }
+
+    /// One more frontend before the same workers.
+    pub(crate) async fn beside(other: &Self, change: impl FnOnce(&mut FrontendConfig)) -> Self {
+        Self::on(other.discovery.member(), change).await
+    }
+
+    async fn on(discovery: Discovery, change: impl FnOnce(&mut FrontendConfig)) -> Self {
         let files = tempfile::tempdir().unwrap();
-        let discovery = Discovery::memory();
         let mut config = FrontendConfig { model_cache: Some(files.path().to_owned()), ..FrontendConfig::default() };
         config.http.port = 0;
         config.http.admin_port = 0;
         config.response_host = Some("127.0.0.1".into());
+        config.event_host = Some("127.0.0.1".into());
         change(&mut config);
         let frontend = frontend::start(config, discovery.clone()).await.unwrap();
         let http = reqwest::Client::builder().no_proxy().timeout(CAP).build().unwrap();
