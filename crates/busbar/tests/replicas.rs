@@ -88,7 +88,7 @@ impl LongStream {
         let mut body = chat(&format!("{number} is the number of a long story. ").repeat(60), 4_000);
         body["stream"] = json!(true);
         let (url, (stop, mut stopped)) = (format!("{url}/v1/chat/completions"), tokio::sync::oneshot::channel());
-        let (found, worker) = mpsc::channel();
+        let (found, worker) = mpsc::sync_channel(1);
         let thread = std::thread::spawn(move || block_on(stream_until_stopped(&url, &body, &mut stopped, &found)));
         let worker = worker.recv_timeout(machine::CAP).expect("the stream tells its worker");
         Self { worker, _stop: stop, _thread: thread }
@@ -99,7 +99,7 @@ async fn stream_until_stopped(
     url: &str,
     body: &Value,
     stopped: &mut tokio::sync::oneshot::Receiver<()>,
-    found: &mpsc::Sender<u64>,
+    found: &mpsc::SyncSender<u64>,
 ) {
     let request = reqwest::Client::new().post(url).header("content-type", "application/json").body(body.to_string());
     let mut response = request.send().await.unwrap();
@@ -115,7 +115,7 @@ async fn stream_until_stopped(
             let event: Value = serde_json::from_str(event).unwrap_or_default();
             if let Some(worker) = event["nvext"]["worker_id"]["decode_worker_id"].as_u64() {
                 // Told once is enough.
-                let _ = found.send(worker);
+                let _ = found.try_send(worker);
             }
         }
         text = text.rsplit_once('\n').map_or(text.clone(), |(_, rest)| rest.to_owned());

@@ -140,7 +140,7 @@ pub(crate) fn play(scene: &Scene) -> Played {
     }
     while let Some(Reverse((at, _, event))) = fleet.queue.pop() {
         fleet.now = at;
-        fleet.take(event);
+        fleet.take(&event);
     }
     fleet.played.ended = fleet.now;
     assert!(fleet.flights.is_empty(), "every request is answered");
@@ -206,8 +206,8 @@ impl Fleet {
         self.after(pause, Event::Ask { client });
     }
 
-    fn take(&mut self, event: Event) {
-        match event {
+    fn take(&mut self, event: &Event) {
+        match *event {
             Event::Ask { client } => self.ask(client),
             Event::StepEnds { worker } => self.end_step(worker),
             Event::Cache { router, event } => {
