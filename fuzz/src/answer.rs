@@ -1,6 +1,6 @@
 //! What an engine sends: any tokens in any pieces, raised to text.
 
-use crate::http::MODEL;
+use super::http::MODEL;
 use frontend::openai::parse_chat;
 use frontend::postprocess::{Finish, Raised, Raiser};
 use frontend::preprocess::Prepared;

@@ -13,8 +13,11 @@ const CONTROL: [u32; 2] = [1, 2];
 
 /// The small model that the frontend's tests have: byte-level BPE, ChatML. Its context is so long that length refuses
 /// nothing here.
-pub(crate) static MODEL: LazyLock<ModelText> = LazyLock::new(|| {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/frontend/tests/data/tiny-bpe");
+pub static MODEL: LazyLock<ModelText> = LazyLock::new(|| {
+    // From the fuzz crate, and from the frontend's own tests, which run the same entries.
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["tests/data/tiny-bpe", "../crates/frontend/tests/data/tiny-bpe"].map(|folder| here.join(folder));
+    let folder = folders.iter().find(|folder| folder.exists()).unwrap();
     let files = ModelFiles {
         tokenizer: folder.join("tokenizer.json"),
         tokenizer_config: Some(folder.join("tokenizer_config.json")),

@@ -19,6 +19,8 @@ fn attack(url: &str) {
         json!({"model": "mock", "messages": [{"role": "user", "content": "x"}], "nvext": {"annotations": [FORGED]}}),
         json!({"model": "mock", "messages": [{"role": "user", "content": "x"}], "nvext": {"cache_salt": FORGED}}),
     ] {
+        let mut body = body;
+        body["max_tokens"] = json!(1);
         post(&chat, &body);
     }
     for head in [

@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct Readiness {
     /// Models that it lists.
     pub models: Vec<String>,
+    /// It asks for an API key, and keeps the list from us: whether a model is listed cannot be known.
+    pub hidden: bool,
     /// Worker instances that it knows.
     pub instances: usize,
 }
@@ -34,6 +36,7 @@ pub async fn ask(client: &reqwest::Client, base_url: &str) -> Option<Readiness> 
     let get = |path: &str| client.get(format!("{base_url}{path}")).timeout(TIMEOUT).send();
     let health: Health = get("/health").await.ok()?.json().await.ok()?;
     let response = get("/v1/models").await.ok()?;
+    let hidden = response.status() == reqwest::StatusCode::UNAUTHORIZED;
     // With API keys on, the list is not ours to read; the health route still counts the workers.
     let models =
         if response.status().is_success() { response.json::<Models>().await.ok()? } else { Models { data: vec![] } };
@@ -41,6 +44,7 @@ pub async fn ask(client: &reqwest::Client, base_url: &str) -> Option<Readiness> 
         instance.get("endpoint").and_then(|e| e.as_str()).is_none_or(|endpoint| endpoint == "generate")
     };
     Some(Readiness {
+        hidden,
         models: models.data.into_iter().map(|m| m.id).collect(),
         instances: health.instances.iter().filter(generate).count(),
     })

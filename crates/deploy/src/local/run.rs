@@ -164,7 +164,7 @@ impl<'a, F: FnMut(RunEvent)> Owner<'a, F> {
                 Some((index, event)) = self.events.recv() => self.take(index, event)?,
                 _ = poll.tick(), if !self.state.ready => {
                     let answer = ready::ask(&client, &base_url).await.unwrap_or_default();
-                    let listed = !answer.models.is_empty();
+                    let listed = !answer.models.is_empty() || answer.hidden;
                     if progress != (answer.instances, listed) {
                         progress = (answer.instances, listed);
                         let workers_wanted = self.workers_wanted();

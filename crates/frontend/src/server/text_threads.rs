@@ -78,7 +78,7 @@ mod tests {
     #[tokio::test]
     async fn texts_that_never_end_hold_no_lane_of_the_small_ones() {
         let threads = Arc::new(TextThreads::new(4));
-        let (release, held) = mpsc::channel::<()>();
+        let (release, held) = mpsc::sync_channel::<()>(1);
         let held = Arc::new(std::sync::Mutex::new(held));
         let bombs: Vec<_> = (0..8)
             .map(|_| {
@@ -106,7 +106,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_text_that_takes_too_long_is_told_so_while_its_turn_is_still_held() {
         let threads = TextThreads::new(1);
-        let (release, held) = mpsc::channel::<()>();
+        let (release, held) = mpsc::sync_channel::<()>(1);
         let mut bomb = Box::pin(threads.run(LARGE, move || Ok(held.recv().is_ok())));
         assert!(bomb.as_mut().now_or_never().is_none());
         // By hand: time does not pass by itself while a blocking thread works.

@@ -6,6 +6,7 @@
 mod answers;
 mod bombs;
 mod control_tokens;
+mod fuzz_entries;
 mod prompts;
 mod requests;
 mod templates;

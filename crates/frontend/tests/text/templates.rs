@@ -89,7 +89,7 @@ fn a_template_that_grows_without_end_is_stopped() {
         "{{ ['x'] * 1000000000 }}",
         "{% for m in messages %}{% for i in range(100000) %}{{ m.content }}{% endfor %}{% endfor %}",
     ] {
-        let (done, waiting) = std::sync::mpsc::channel();
+        let (done, waiting) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || {
             let template = match ChatTemplate::compile(bomb, Vec::new()) {
                 Ok(template) => template,
