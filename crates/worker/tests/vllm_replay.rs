@@ -90,6 +90,17 @@ async fn the_guest_says_what_the_server_is() {
 }
 
 #[tokio::test]
+async fn before_it_is_taken_it_has_compiled_what_sampling_and_alternatives_need() {
+    let (_started, server) = guest().await;
+    let asked = server.sequences.lock().clone();
+    let sampled = asked.iter().filter(|body| {
+        let sampling = &body["sampling_params"];
+        sampling["temperature"].as_f64().is_some_and(|t| t > 0.0) && sampling["logprobs"] == 1
+    });
+    assert_eq!(sampled.count(), 3, "one alone and two at once: {asked:?}");
+}
+
+#[tokio::test]
 async fn its_kv_events_are_our_changes_whatever_the_topic() {
     for (recording, count, clears) in [("qwen3-tiny-sha256_cbor", 9, 1), ("qwen3-tiny-sha256-evict-lora", 59, 1)] {
         for replays in [true, false] {
@@ -245,7 +256,7 @@ async fn a_server_that_breaks_off_is_asked_at_once_whether_it_still_serves() {
     server.dead.store(true, Ordering::Relaxed);
     let begun = Instant::now();
     assert!(has_no_end(&answer(&started, request(DIES, 4)).await));
-    while started.kv_changes.recv().await.is_some() {}
+    capped(async { while started.kv_changes.recv().await.is_some() {} }).await;
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
@@ -260,7 +271,7 @@ async fn a_server_too_busy_to_answer_its_metrics_is_there_while_tokens_come_and_
     }
     drop(receiver);
     let idle = Instant::now();
-    while started.kv_changes.recv().await.is_some() {}
+    capped(async { while started.kv_changes.recv().await.is_some() {} }).await;
     assert!((Duration::from_secs(15)..Duration::from_secs(21)).contains(&idle.elapsed()), "{:?}", idle.elapsed());
     assert!(matches!(started.engine.generate(request(9, 1)), Err(EngineError::Unavailable(_))));
 }

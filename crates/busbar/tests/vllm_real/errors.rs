@@ -1,8 +1,8 @@
 //! What a user reads when vLLM is not there, or does not start.
 
 use crate::attach::process;
-use crate::machine::{self, CAP, Machine};
-use crate::real_vllm;
+use crate::machine::{self, Machine};
+use crate::{START_CAP, real_vllm};
 use std::process::Command;
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ fn fails(mut command: Command, parts: &[&str]) {
     for part in parts {
         assert!(said.contains(part), "no `{part}` in {}", ended.err);
     }
-    assert!(begun.elapsed() < CAP, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < START_CAP, "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -28,6 +28,11 @@ fn one(pid: u32) -> Option<Process> {
     (state != "Z").then_some(Process { pid, parent, what: format!("{name} {line}") })
 }
 
+/// Whether it has not ended.
+pub(crate) fn lives(pid: u32) -> bool {
+    one(pid).is_some()
+}
+
 /// What lives below a process.
 pub(crate) fn below(pid: u32) -> Vec<Process> {
     let all = all();

@@ -10,6 +10,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use parking_lot::Mutex;
 use protocol::dynamo::zmtp::{Command, Greeting, Incoming, Reader, encode_message};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -76,6 +77,8 @@ pub(crate) struct Running {
     pub(crate) mute: Arc<AtomicBool>,
     /// `/health` answers 503 while this holds, as when the engine has died.
     pub(crate) dead: Arc<AtomicBool>,
+    /// The bodies of all sequences of the generate API.
+    pub(crate) sequences: Arc<Mutex<Vec<Value>>>,
     /// The last body of a sequence, with the path that it came to.
     pub(crate) asked: watch::Receiver<(String, Value)>,
 }
@@ -178,6 +181,7 @@ struct Shared {
     steps: Arc<AtomicU64>,
     mute: Arc<AtomicBool>,
     dead: Arc<AtomicBool>,
+    sequences: Arc<Mutex<Vec<Value>>>,
     asked: watch::Sender<(String, Value)>,
 }
 
@@ -208,6 +212,7 @@ async fn completions(State(server): State<Shared>, Json(body): Json<Value>) -> R
 async fn generate(State(server): State<Shared>, Json(body): Json<Value>) -> Response {
     assert_eq!((&body["stream"], &body["stream_options"]["include_usage"]), (&json!(true), &json!(true)));
     server.asked.send_replace(("/inference/v1/generate".into(), body.clone()));
+    server.sequences.lock().push(body.clone());
     sequence(&server, &body["token_ids"], &body["sampling_params"]["max_tokens"])
 }
 
@@ -314,9 +319,11 @@ pub(crate) async fn serve(script: Script) -> Running {
         steps: Arc::new(AtomicU64::new(90)),
         mute: Arc::new(AtomicBool::new(false)),
         dead: Arc::new(AtomicBool::new(false)),
+        sequences: Arc::default(),
         asked: watch::Sender::new((String::new(), Value::Null)),
     };
     let (open, asked) = (shared.open.subscribe(), shared.asked.subscribe());
+    let sequences = shared.sequences.clone();
     let (steps, mute, dead) = (shared.steps.clone(), shared.mute.clone(), shared.dead.clone());
     let rendered = json!([{"token_ids": [0], "sampling_params": {"temperature": 0.6, "top_p": 0.95, "max_tokens": 1}}]);
     let mut router = Router::new()
@@ -338,5 +345,5 @@ pub(crate) async fn serve(script: Script) -> Running {
     let url = format!("http://{}", http.local_addr().unwrap());
     let router = router.layer(from_fn_with_state(shared.clone(), ask_for_key)).with_state(shared);
     tokio::spawn(async move { axum::serve(http, router).await });
-    Running { url, open, steps, mute, dead, asked }
+    Running { url, open, steps, mute, dead, sequences, asked }
 }

@@ -18,6 +18,7 @@ mod command_line;
 mod completion;
 mod error;
 mod events;
+mod first;
 mod generate;
 mod keeper;
 mod kv_events;
@@ -35,7 +36,6 @@ mod zmq_socket;
 use super::{EngineProfile, KV_CHANGE_QUEUE_LEN, StartedEngine};
 use client::Client;
 use completion::{Api, Dialect, Version};
-use futures::StreamExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,12 +49,6 @@ pub use served::{Served, events_at, served};
 
 /// The oldest vLLM that is taken: the first whose answers name their tokens (`return_token_ids`).
 const OLDEST: Version = (0, 10, 2);
-
-/// Prompt tokens of the first sequence, which nobody asked for: enough to see how fast prompts are computed.
-const FIRST_PROMPT_TOKENS: u32 = 256;
-
-/// Time for that sequence. A large model on a CPU computes such a prompt in less.
-const FIRST_TOKEN_WITHIN: Duration = Duration::from_secs(120);
 
 /// Sequences at once that vLLM takes unless told (`--max-num-seqs`); the server does not say it over HTTP.
 const DEFAULT_MAX_NUM_SEQS: u32 = 256;
@@ -164,7 +158,8 @@ async fn start(
         Api::Completions => serde_json::Map::new(),
     };
     let dialect = Dialect { api, model, context_length: served.context_length, version, sampling_defaults };
-    let pace = first_token(&client, &dialect).await?;
+    first::warm_up(&client, &dialect).await?;
+    let pace = first::token(&client, &dialect).await?;
     tracing::info!(
         url = client.url(),
         model = dialect.model,
@@ -179,38 +174,6 @@ async fn start(
     let engine = Arc::new(server::VllmEngine::new(client, profile, dialect));
     engine.watch(source, pace, sender, child);
     Ok(StartedEngine { engine, kv_changes })
-}
-
-/// Lets the server make one token, which `/health` says nothing of; gives how fast it computed the prompt, tokens a
-/// second.
-async fn first_token(client: &Client, dialect: &Dialect) -> Result<f64, VllmError> {
-    let prompt_tokens = FIRST_PROMPT_TOKENS.min(dialect.context_length / 2).max(1);
-    let mut request = protocol::request::PreprocessedRequest {
-        // Ids that every vocabulary has.
-        token_ids: (0..prompt_tokens).map(|at| at % 128).collect(),
-        ..Default::default()
-    };
-    request.stop_conditions.max_tokens = Some(1);
-    // A prompt that is in no cache, however often somebody attaches: it is computed, and that is timed.
-    let cache_salt = Some(uuid::Uuid::new_v4().to_string());
-    request.routing = Some(protocol::request::RoutingHints { cache_salt, ..Default::default() });
-    let no_token = |why: String| VllmError::NoToken { url: client.url().to_owned(), why };
-    let body = completion::request_body(&request, dialect).map_err(|error| no_token(error.to_string()))?;
-    let begun = tokio::time::Instant::now();
-    let ended = async {
-        let mut chunks = client.complete(dialect.api, &body).await.map_err(|error| no_token(error.to_string()))?;
-        let mut answer = answer::Answer::to(&request);
-        while let Some(chunk) = chunks.next().await {
-            answer.chunk(chunk.map_err(|error| no_token(error.to_string()))?);
-        }
-        match answer.finish() {
-            Some(_) => Ok(begun.elapsed()),
-            None => Err(no_token(answer.broken().unwrap_or("its stream ended without an end").to_owned())),
-        }
-    };
-    let late = || no_token(format!("nothing came in {} s", FIRST_TOKEN_WITHIN.as_secs()));
-    let taken = tokio::time::timeout(FIRST_TOKEN_WITHIN, ended).await.map_err(|_| late())??;
-    Ok(f64::from(prompt_tokens) / taken.as_secs_f64().max(1e-6))
 }
 
 #[cfg(test)]

@@ -164,15 +164,20 @@ impl Engine for VllmEngine {
         let api = self.dialect.api;
         self.tasks.spawn("vllm-sequence", async move {
             let gone = outputs.clone();
-            tokio::select! {
+            let ended = tokio::select! {
                 // Dropping the HTTP stream is what makes vLLM abort the sequence.
-                () = gone.closed() => { sequence.state.cancelled.fetch_add(1, Ordering::Relaxed); }
-                () = stopped.cancelled() => {}
-                brought = relay(client, api, body, answer, outputs, &sequence) => {
-                    if let Err(why) = brought {
-                        tracing::warn!(why, "vLLM gave up a sequence");
-                        sequence.state.doubted.notify_one();
-                    }
+                () = gone.closed() => Ended::Unwanted,
+                () = stopped.cancelled() => Ended::Stopped,
+                ended = relay(client, api, body, answer, outputs, &sequence) => ended,
+            };
+            match ended {
+                Ended::Whole | Ended::Stopped => {}
+                Ended::Unwanted => {
+                    sequence.state.cancelled.fetch_add(1, Ordering::Relaxed);
+                }
+                Ended::Broken(why) => {
+                    tracing::warn!(why, "vLLM gave up a sequence");
+                    sequence.state.doubted.notify_one();
                 }
             }
         });
@@ -237,10 +242,19 @@ impl Drop for Counted {
     }
 }
 
+/// How a sequence was over.
+enum Ended {
+    /// Its end was told, be it a refusal.
+    Whole,
+    /// Nobody waits for it any more.
+    Unwanted,
+    /// The engine was stopped.
+    Stopped,
+    /// The server broke off: the stream is left without an end, which lets the caller go on elsewhere.
+    Broken(String),
+}
+
 /// One sequence, from the request to its end. A request that vLLM refuses ends with its text.
-///
-/// # Errors
-/// Why a server broke off. The stream is left without an end then, which lets the caller go on elsewhere.
 async fn relay(
     client: Client,
     api: Api,
@@ -248,33 +262,32 @@ async fn relay(
     mut answer: Answer,
     outputs: mpsc::Sender<EngineOutput>,
     sequence: &Counted,
-) -> Result<(), String> {
+) -> Ended {
+    let tell = async |output| if outputs.send(output).await.is_ok() { Ended::Whole } else { Ended::Unwanted };
     let mut chunks = match client.complete(api, &body).await {
         Ok(chunks) => chunks,
         Err(StreamError::Refused(text)) => {
-            let end = EngineOutput::finished(FinishReason::Error(text), CompletionUsage::default());
-            // Nobody waits for it any more: nothing is lost.
-            let _ = outputs.send(end).await;
-            return Ok(());
+            return tell(EngineOutput::finished(FinishReason::Error(text), CompletionUsage::default())).await;
         }
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Ended::Broken(error.to_string()),
     };
     let mut first = true;
     while let Some(chunk) = chunks.next().await {
-        if let Some(output) = answer.chunk(chunk.map_err(|error| error.to_string())?) {
+        let chunk = match chunk {
+            Ok(chunk) => chunk,
+            Err(error) => return Ended::Broken(error.to_string()),
+        };
+        if let Some(output) = answer.chunk(chunk) {
             sequence.brought(output.token_ids.len(), std::mem::take(&mut first));
             if outputs.send(output).await.is_err() {
-                return Ok(());
+                return Ended::Unwanted;
             }
         }
     }
     let end = answer.finish();
     match (answer.broken(), end) {
-        (Some(why), _) => Err(why.to_owned()),
-        (None, Some(end)) => {
-            let _ = outputs.send(end).await;
-            Ok(())
-        }
-        (None, None) => Err("its stream ended without an end".to_owned()),
+        (Some(why), _) => Ended::Broken(why.to_owned()),
+        (None, Some(end)) => tell(end).await,
+        (None, None) => Ended::Broken("its stream ended without an end".to_owned()),
     }
 }
