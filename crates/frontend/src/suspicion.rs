@@ -18,8 +18,8 @@ use tokio::time::Instant;
 const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 
 /// The same for a request that was never suspected: its answer has to go on. The connections of a process that dies close
-/// together; what is not known by then counts as a worker that lives.
-const SETTLED_SOON: Duration = Duration::from_millis(50);
+/// together, so nobody waits for this; a worker that lives has answered its sentry after 0.1 s.
+const SETTLED_SOON: Duration = Duration::from_millis(250);
 
 /// The table, shared by all requests of a frontend. The lock is held for some lookups, never across an await.
 pub(crate) type PoisonTable = Arc<Mutex<Poison>>;

@@ -225,7 +225,7 @@ mod tests {
         let (mut standings, start) = (vec![Standing::default(); 3], Instant::now());
         let shares = shares(&mut standings, start, 0..60, &[0.02, 0.02, 0.2]);
         assert!((shares[2] - 0.1).abs() < 0.011, "{shares:?}");
-        assert_eq!(shares[..2], [1.0, 1.0]);
+        assert!(shares[..2].iter().all(|share| (share - 1.0).abs() < 1e-9), "{shares:?}");
     }
 
     #[test]

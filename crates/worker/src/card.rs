@@ -155,6 +155,14 @@ pub fn build(model: &ServedModel, profile: &EngineProfile) -> Result<ModelCard, 
     })
 }
 
+/// Says that a constrained answer which another worker began can go on here. A frontend sends it nowhere else.
+pub fn say_that_guided_answers_resume(card: &mut ModelCard) {
+    let own = card.runtime_config.other.entry("runtime_data").or_insert_with(|| json!({}));
+    if let Some(own) = own.as_object_mut() {
+        own.insert("busbar_resumes_guided".into(), json!(true));
+    }
+}
+
 /// Replaces each file's path by what `place` says, a URL of the system server say; `None` leaves it. Checksums and
 /// sizes stay.
 pub fn move_files(card: &mut ModelCard, mut place: impl FnMut(&Path) -> Option<String>) {

@@ -6,6 +6,7 @@ use crate::indexer::Mirror;
 use crate::metrics::{HandlerError, InHandler, WorkerMetrics};
 use crate::publish::PrefillDone;
 use crate::refusal::Refusal;
+use crate::vitals::{BEAT_EVERY, Vitals};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use protocol::events::RecoveryQuery;
@@ -18,12 +19,15 @@ use std::sync::Arc;
 use std::task::Poll;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, Receiver};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Answers `generate`.
 pub(crate) struct GenerateHandler {
     /// The engine.
     pub(crate) engine: Arc<dyn Engine>,
+    /// Whether it goes forward.
+    pub(crate) vitals: Arc<Vitals>,
     /// Where prompts that are computed are announced.
     pub(crate) prefills: mpsc::Sender<PrefillDone>,
     /// Counters.
@@ -64,6 +68,7 @@ impl GenerateHandler {
         };
         self.load_changed.notify_one();
         counted.responded();
+        out.promise_beats(BEAT_EVERY);
         if let Err(closed) = out.accept().await {
             note_closed(&counted, &incoming.id, &closed);
             return;
@@ -75,6 +80,13 @@ impl GenerateHandler {
 
     /// Starts all sequences of a request, or none: what was started is cancelled by dropping it.
     fn start(&self, request: PreprocessedRequest) -> Result<Vec<Receiver<EngineOutput>>, Refusal> {
+        let begun = request.resumed_tokens();
+        if begun > 0 && request.sampling_options.guided_decoding.is_some() && !self.engine.resumes_guided() {
+            return Err(Refusal::invalid(format!(
+                "extra_args.busbar.resumed_tokens: {begun} tokens of a constrained answer come from another worker, and \
+                 this engine cannot advance its grammar over them; send the request again from its beginning"
+            )));
+        }
         let start = |sequence| {
             // A guest that panics must not take its host down.
             catch_unwind(AssertUnwindSafe(|| self.engine.generate(sequence)))
@@ -96,12 +108,17 @@ impl GenerateHandler {
         let cancelled = out.cancelled();
         let mut prefill = Some(prefill);
         let mut sequences = Sequences::new(receivers);
+        let mut quiet_since = Instant::now();
+        // One timer for the whole stream: an item does not touch it.
+        let beat = tokio::time::sleep(BEAT_EVERY);
+        tokio::pin!(beat);
         loop {
             let event = tokio::select! {
                 biased;
                 () = cancelled.cancelled() => Event::Cancelled,
                 () = self.halt.cancelled() => Event::Broken(Refusal::Halted { drain_seconds: self.drain_seconds }),
                 event = sequences.next() => event,
+                () = &mut beat, if out.beats() => Event::Quiet,
             };
             let sent = match event {
                 Event::Output(output) => {
@@ -113,7 +130,16 @@ impl GenerateHandler {
                         counted.failed(HandlerError::Generate);
                         tracing::warn!(request_id, error = text, "the engine failed a sequence");
                     }
+                    quiet_since = Instant::now();
                     out.item(&Annotated::of(CompactOutput::from(&output))).await
+                }
+                Event::Quiet => {
+                    let (now, due) = (Instant::now(), quiet_since + BEAT_EVERY);
+                    beat.as_mut().reset(if due > now { due } else { now + BEAT_EVERY });
+                    match due <= now && self.vitals.goes_forward(quiet_since, now) {
+                        true => out.beat().await,
+                        false => Ok(()),
+                    }
                 }
                 Event::AllEnded => return out.finish().await,
                 Event::Broken(refusal) => {
@@ -178,6 +204,8 @@ fn note_closed(counted: &InHandler, request_id: &str, closed: &StreamClosed) {
 enum Event {
     /// New tokens, an end, or both, of one sequence.
     Output(EngineOutput),
+    /// The timer of beats: perhaps nothing came for a while.
+    Quiet,
     /// Every sequence has ended well.
     AllEnded,
     /// The request cannot go on here.

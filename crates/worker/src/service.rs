@@ -7,6 +7,7 @@ use crate::indexer::Mirror;
 use crate::metrics::{MetricsScope, WorkerMetrics};
 use crate::publish::{self, PREFILL_QUEUE_LEN};
 use crate::register::{AnnouncedPublisher, Announcement};
+use crate::vitals::Vitals;
 use parking_lot::Mutex;
 use protocol::card::ModelCard;
 use protocol::discovery::Record;
@@ -156,11 +157,14 @@ impl Worker {
         let StartedEngine { engine, kv_changes } = started;
         let profile = engine.profile();
         let loaded_in = config.started_at.elapsed();
-        let card = {
+        let mut card = {
             let (model, profile) = (model.clone(), profile.clone());
             let built = tokio::task::spawn_blocking(move || card::build(&model, &profile)).await;
             built.map_err(WorkerError::CardTask)??
         };
+        if engine.resumes_guided() {
+            card::say_that_guided_answers_resume(&mut card);
+        }
         let server = RequestServer::bind(config.request_server.clone()).await.map_err(bind("request server"))?;
         let publishers = Publishers::bind(&config).await?;
         let mut announcement = Announcement {
@@ -214,6 +218,7 @@ impl Worker {
         let load_changed = Arc::new(Notify::new());
         let generate = GenerateHandler {
             engine: self.engine.clone(),
+            vitals: Arc::new(Vitals::new(self.engine.clone())),
             prefills,
             metrics: metrics.clone(),
             load_changed: load_changed.clone(),

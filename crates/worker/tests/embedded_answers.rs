@@ -146,6 +146,68 @@ fn guided(text: &embedded_support::Text, question: &str, guide: GuidedDecoding) 
     request
 }
 
+/// A seam as a migration makes it: the request again, with `cut` tokens of the answer at the end of its prompt.
+fn resumed(request: &PreprocessedRequest, answer: &[u32], cut: usize) -> PreprocessedRequest {
+    let mut rest = request.clone();
+    rest.token_ids.extend(&answer[..cut]);
+    rest.set_resumed_tokens(cut);
+    rest.stop_conditions.max_tokens = rest.stop_conditions.max_tokens.map(|most| most - cut as u32);
+    rest
+}
+
+#[test]
+fn a_constrained_answer_that_another_worker_began_goes_on_within_its_grammar() {
+    let Some((started, text)) = engine(|_| ()) else { return };
+    let schema = json!({"type": "object", "additionalProperties": false, "required": ["city", "river"],
+        "properties": {"city": {"type": "string", "maxLength": 12}, "river": {"type": "string", "maxLength": 12}}});
+    let guide = GuidedDecoding { json: Some(schema), ..Default::default() };
+    let mut request = guided(&text, "Describe Paris as JSON.", guide);
+    request.stop_conditions.max_tokens = Some(64);
+    let whole = ask(&*started.engine, request.clone());
+    let parsed: Value = serde_json::from_str(&text.text(&whole.tokens)).expect("the undisturbed answer is JSON");
+    assert!(parsed["city"].is_string() && parsed["river"].is_string(), "{parsed}");
+    for cut in (1..whole.tokens.len() - 1).step_by(4) {
+        let rest = ask(&*started.engine, resumed(&request, &whole.tokens, cut));
+        let both = [&whole.tokens[..cut], &rest.tokens].concat();
+        let read: Value =
+            serde_json::from_str(&text.text(&both)).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
+        assert!(read["city"].is_string() && read["river"].is_string(), "cut at {cut}: {read}");
+    }
+    // Without the word on where the answer began the grammar starts anew, in the middle of the text.
+    let mut ignorant = resumed(&request, &whole.tokens, 3);
+    ignorant.extra_args = None;
+    let rest = ask(&*started.engine, ignorant);
+    let both = [&whole.tokens[..3], &rest.tokens].concat();
+    assert!(serde_json::from_str::<Value>(&text.text(&both)).is_err(), "{}", text.text(&both));
+}
+
+#[test]
+fn an_answer_that_does_not_fit_its_grammar_is_refused_by_the_name_of_the_field() {
+    let Some((started, text)) = engine(|_| ()) else { return };
+    let guide = GuidedDecoding { regex: Some("[0-9]+".into()), ..Default::default() };
+    let request = resumed(&guided(&text, "Say a number.", guide), &text.tokens("hello"), 1);
+    let error = started.engine.generate(request).expect_err("letters are no digits");
+    assert!(error.to_string().starts_with("extra_args.busbar.resumed_tokens: "), "{error}");
+}
+
+#[test]
+fn a_seeded_answer_with_penalties_goes_on_with_the_draws_that_would_have_come() {
+    let Some((started, text)) = engine(|_| ()) else { return };
+    let mut request = greedy(text.chat("Tell me a short story."), 24);
+    let options = &mut request.sampling_options;
+    (options.temperature, options.seed) = (Some(1.2), Some(5));
+    (options.presence_penalty, options.frequency_penalty) = (Some(0.5), Some(0.5));
+    ask(&*started.engine, request.clone()); // The cold prefill has its own rounding.
+    let whole = ask(&*started.engine, request.clone()).tokens;
+    let mut equal = 0;
+    for cut in [1, 5, 9, 16] {
+        let rest = ask(&*started.engine, resumed(&request, &whole, cut)).tokens;
+        equal += usize::from(rest == whole[cut..]);
+    }
+    // A resumed prompt is computed in other batches, and a near tie may fall the other way; the draws are the same.
+    assert!(equal >= 3, "{equal} of 4");
+}
+
 #[test]
 fn a_json_schema_holds() {
     let Some((started, text)) = engine(|_| ()) else { return };

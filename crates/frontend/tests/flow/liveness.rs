@@ -23,6 +23,16 @@ async fn until_state(stage: &Stage, instance: u64, state: &str) {
         .await;
 }
 
+/// A server on the port of one that was killed; its listener closes a moment after the kill.
+async fn server_at(address: &str) -> RequestServer {
+    let port = address.rsplit_once(':').unwrap().1.parse().unwrap();
+    until("the port is free", || async {
+        let config = RequestServerConfig { host: "127.0.0.1".into(), port, ..RequestServerConfig::default() };
+        RequestServer::bind(config).await.ok()
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn in_every_router_mode_a_killed_worker_is_out_before_the_next_request_and_its_return_is_seen() {
     for mode in
@@ -42,9 +52,7 @@ async fn in_every_router_mode_a_killed_worker_is_out_before_the_next_request_and
         assert_eq!(migrations, None, "{mode:?}: nobody had to find out by failing");
 
         // The same instance on the same port: a container that was restarted in its pod.
-        let port = address.rsplit_once(':').unwrap().1.parse().unwrap();
-        let config = RequestServerConfig { host: "127.0.0.1".into(), port, ..RequestServerConfig::default() };
-        let server = RequestServer::bind(config).await.unwrap();
+        let server = server_at(&address).await;
         let plan = WorkerPlan { instance: 1, ..WorkerPlan::default() };
         let _back = ScriptedWorker::with(server, &stage.discovery, plan).await;
         until_state(&stage, 1, "ready").await;
@@ -55,10 +63,9 @@ async fn in_every_router_mode_a_killed_worker_is_out_before_the_next_request_and
 async fn a_successor_on_the_same_port_serves_under_its_own_name_and_the_old_one_stays_lost() {
     let stage = Stage::new().await;
     let mut old = stage.worker(WorkerPlan { instance: 1, ..WorkerPlan::default() }).await;
-    let port = old.server_address().rsplit_once(':').unwrap().1.parse().unwrap();
+    let address = old.server_address();
     old.kill();
-    let config = RequestServerConfig { host: "127.0.0.1".into(), port, ..RequestServerConfig::default() };
-    let server = RequestServer::bind(config).await.unwrap();
+    let server = server_at(&address).await;
     let plan = WorkerPlan { instance: 2, ..WorkerPlan::default() };
     let new = ScriptedWorker::with(server, &stage.discovery, plan).await;
     until_state(&stage, 2, "ready").await;
@@ -104,7 +111,7 @@ async fn a_worker_that_hangs_is_out_within_five_seconds_and_its_streams_go_on_el
     until("the stream goes on elsewhere", || async { (well.requests().len() == 1).then_some(()) }).await;
     let after = frozen_at.elapsed();
     assert!(after < Duration::from_secs(5), "{after:?}");
-    assert!(after > Duration::from_secs(3), "{after:?}");
+    assert!(after > Duration::from_secs(2), "no sooner than four pings were missed on either side: {after:?}");
     let events = stream.await.unwrap();
     let prompt = &hung.requests()[0].token_ids;
     assert_eq!(text_of(&events, 0), expected_text(prompt, 16), "no token lost, none doubled");

@@ -54,6 +54,22 @@ pub trait Engine: Send + Sync + 'static {
     /// Load and counters at this moment.
     fn load(&self) -> EngineLoad;
 
+    /// A number that grows while the engine computes, whatever it computes, and stands still when it hangs; when it is
+    /// idle it may do either. Asked once a second at most for each request that waits.
+    fn progress(&self) -> u64 {
+        let load = self.load();
+        let computed = load.prompt_tokens_total.saturating_sub(load.active_prefill_tokens);
+        [computed, load.generation_tokens_total, load.preemptions_total, load.cancelled_total]
+            .iter()
+            .fold(0, |sum: u64, part| sum.wrapping_add(*part))
+    }
+
+    /// Whether a constrained answer that another worker began can go on here: the engine advances its grammar over
+    /// [`PreprocessedRequest::resumed_tokens`]. An engine that cannot is not sent such a request, and refuses it.
+    fn resumes_guided(&self) -> bool {
+        false
+    }
+
     /// What each step computes from now on; `None` if this engine does not tell, or tells somebody already.
     fn forward_passes(&self) -> Option<mpsc::Receiver<ForwardPass>> {
         None

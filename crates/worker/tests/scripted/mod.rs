@@ -8,7 +8,7 @@ use runtime::discovery::Discovery;
 use runtime::request_plane::{RequestClient, RequestClientConfig, RequestServerConfig};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use worker::card::ServedModel;
@@ -39,6 +39,8 @@ pub(crate) struct Scripted {
     changes: Mutex<Option<mpsc::Sender<KvChange>>>,
     /// Whether prompts are cached: reported as changes, and as cached tokens of the next that begins the same.
     pub(crate) caches: AtomicBool,
+    /// How far it has come, as it says.
+    pub(crate) progress: AtomicU64,
 }
 
 impl Scripted {
@@ -53,6 +55,7 @@ impl Scripted {
             stored: Arc::default(),
             changes: Mutex::new(Some(sender)),
             caches: AtomicBool::new(false),
+            progress: AtomicU64::new(0),
         });
         (engine.clone(), StartedEngine { engine, kv_changes })
     }
@@ -157,6 +160,10 @@ impl Engine for Scripted {
             kv_used_blocks: self.stored.lock().len() as u64,
             ..EngineLoad::default()
         }
+    }
+
+    fn progress(&self) -> u64 {
+        self.progress.load(Ordering::SeqCst)
     }
 
     fn stop(&self) {

@@ -65,6 +65,17 @@ impl Guide {
         self.matcher.compute_mask_or_eos().map_err(|e| e.to_string())
     }
 
+    /// Takes the beginning of an answer that another worker made.
+    ///
+    /// # Errors
+    /// One of the tokens was not allowed: it was made under another constraint.
+    pub(super) fn resume(&mut self, tokens: &[u32]) -> Result<(), String> {
+        for (at, &token) in tokens.iter().enumerate() {
+            self.accept(token).map_err(|why| format!("token {} of the answer so far does not fit: {why}", at + 1))?;
+        }
+        Ok(())
+    }
+
     /// Takes the token that came; gives whether the text is complete.
     ///
     /// # Errors

@@ -112,6 +112,14 @@ impl Engine for EmbeddedEngine {
         self.shared.load()
     }
 
+    fn progress(&self) -> u64 {
+        self.shared.advance.value()
+    }
+
+    fn resumes_guided(&self) -> bool {
+        true
+    }
+
     fn stop(&self) {
         self.shared.close();
         // llama.cpp must not compute while the process tears down its globals, so wait: one step at most.

@@ -7,6 +7,7 @@
 //!
 //! A C++ assertion ends the process, so whoever needs more than one life runs the worker as a child.
 
+mod advance;
 mod backend;
 pub mod config;
 mod depths;

@@ -61,16 +61,23 @@ impl Job {
         let stop = StopRule::of(&request, &vocabulary.end_tokens);
         let options = &request.sampling_options;
         let rule = sampling_rule(options)?;
-        let penalties = Penalties::new(penalty_rule(options)?, &request.token_ids);
+        // What another worker has answered already is output, though it comes as the end of the prompt.
+        let (own_prompt, resumed) = request.token_ids.split_at(request.token_ids.len() - request.resumed_tokens());
+        let penalties = Penalties::new(penalty_rule(options)?, own_prompt);
         let seed = options.seed.map_or(seed, i64::cast_unsigned);
-        let guide = match &options.guided_decoding {
+        let mut guide = match &options.guided_decoding {
             Some(guided) => guides.compile(guided)?,
             None => None,
         };
+        if let Some(guide) = &mut guide {
+            guide.resume(resumed).map_err(|why| invalid("extra_args.busbar.resumed_tokens", &why))?;
+        }
+        let mut sampler = Sampler::new(rule, penalties, seed);
+        sampler.resume(resumed);
         Ok(Self {
             max_new_tokens,
             stop,
-            sampler: Sampler::new(rule, penalties, seed),
+            sampler,
             guide,
             top_logprobs: request.output_options.logprobs,
             namespace: Namespace::of(request.routing.as_ref()),

@@ -72,12 +72,15 @@ impl<'m> Runner<'m> {
 
     /// Runs until every sender of requests is gone.
     pub(super) fn run(mut self) {
+        self.shared.advance.enter();
         while !self.is_stopping {
             self.receive();
             // A panic is a bug of ours in one step; it costs the sequences of that step, not the process.
+            self.shared.advance.begin();
             if catch_unwind(AssertUnwindSafe(|| self.step())).is_err() {
                 self.reset("the engine failed in a step and was reset");
             }
+            self.shared.advance.end();
         }
         self.end_all(&FinishReason::Cancelled);
         self.tell();

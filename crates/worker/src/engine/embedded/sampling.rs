@@ -79,6 +79,17 @@ impl Sampler {
         Some(self.draw(candidates))
     }
 
+    /// Goes on after `tokens`, which a sampler of the same seed has drawn: their penalties count, and the next draw is
+    /// the one that would have come.
+    pub(super) fn resume(&mut self, tokens: &[u32]) {
+        for &token in tokens {
+            self.accept(token);
+            if !self.rule.is_greedy() {
+                let _: f64 = self.rng.random();
+            }
+        }
+    }
+
     /// Tells the sampler which token came, for the penalties.
     pub(super) fn accept(&mut self, token: u32) {
         self.penalties.accept(token);

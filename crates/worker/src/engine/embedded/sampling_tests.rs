@@ -99,3 +99,27 @@ proptest! {
         prop_assert_eq!(&found[..], &sorted[..kept]);
     }
 }
+
+#[test]
+fn a_sampler_that_resumes_draws_and_penalises_as_one_that_never_stopped() {
+    let penalised = PenaltyRule { presence: 0.7, frequency: 0.3, repetition: 1.2 };
+    let mut scratch = Scratch::default();
+    for rule in [rule(1.0, 1.0, 0, 0.0), rule(0.7, 0.9, 3, 0.0), rule(0.0, 1.0, 0, 0.0)] {
+        let fresh = || Sampler::new(rule.clone(), Penalties::new(penalised, &[1]), 9);
+        let mut whole = fresh();
+        let mut tokens = Vec::new();
+        for _ in 0..40 {
+            let token = whole.choose(&row(), &[], None, &mut scratch).unwrap();
+            whole.accept(token);
+            tokens.push(token);
+        }
+        for cut in [0, 1, 17, 39] {
+            let mut rest = fresh();
+            rest.resume(&tokens[..cut]);
+            for &expected in &tokens[cut..] {
+                assert_eq!(rest.choose(&row(), &[], None, &mut scratch), Some(expected), "cut at {cut}");
+                rest.accept(expected);
+            }
+        }
+    }
+}

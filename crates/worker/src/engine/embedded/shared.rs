@@ -1,5 +1,6 @@
 //! What the engine's thread and its callers share: the way in, and the load.
 
+use super::advance::Advance;
 use super::pool::{Pool, Running};
 use super::request::Job;
 use super::sequence::Sequence;
@@ -25,6 +26,8 @@ impl Arrival {
 /// State behind one lock, never held for longer than a few additions.
 pub(super) struct Shared {
     max_waiting: u32,
+    /// How far the thread has come.
+    pub(super) advance: Advance,
     state: Mutex<State>,
 }
 
@@ -42,7 +45,7 @@ impl Shared {
     pub(super) fn new(entrance: SyncSender<Arrival>, max_waiting: u32) -> Self {
         let load = EngineLoad::default();
         let state = State { entrance: Some(entrance), on_their_way: 0, tokens_on_their_way: 0, load };
-        Self { max_waiting, state: Mutex::new(state) }
+        Self { max_waiting, advance: Advance::new(), state: Mutex::new(state) }
     }
 
     /// Sends a request to the thread.

@@ -28,6 +28,7 @@ use protocol::request::PreprocessedRequest;
 pub use sim::batch::Victim;
 pub use sim::cost::Cost;
 pub use sim::timing::{Speedup, Timing};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,7 @@ pub fn start(config: &MockConfig) -> Result<StartedEngine, MockError> {
     let core = Arc::new(Mutex::new(config.core()?));
     let (changes, kv_changes) = mpsc::channel(KV_CHANGE_QUEUE_LEN);
     let (wake, stopped, passes) = (Arc::new(Notify::new()), CancellationToken::new(), Arc::new(OnceLock::new()));
+    let progress = Arc::new(AtomicU64::new(0));
     let profile = EngineProfile {
         engine: "mock",
         device: "cpu",
@@ -59,10 +61,11 @@ pub fn start(config: &MockConfig) -> Result<StartedEngine, MockError> {
         changes,
         passes: passes.clone(),
         timing: config.timing.clone(),
+        progress: progress.clone(),
     };
     // The task ends with `stop` or when the last handle of the engine is dropped; it has no error to report.
     tokio::spawn(steps.run());
-    Ok(StartedEngine { engine: Arc::new(Mock { core, wake, stopped, passes, profile }), kv_changes })
+    Ok(StartedEngine { engine: Arc::new(Mock { core, wake, stopped, passes, progress, profile }), kv_changes })
 }
 
 struct Mock {
@@ -70,6 +73,7 @@ struct Mock {
     wake: Arc<Notify>,
     stopped: CancellationToken,
     passes: Arc<OnceLock<mpsc::Sender<ForwardPass>>>,
+    progress: Arc<AtomicU64>,
     profile: EngineProfile,
 }
 
@@ -90,6 +94,10 @@ impl Engine for Mock {
 
     fn load(&self) -> EngineLoad {
         self.core.lock().load()
+    }
+
+    fn progress(&self) -> u64 {
+        self.progress.load(Ordering::Relaxed)
     }
 
     fn forward_passes(&self) -> Option<mpsc::Receiver<ForwardPass>> {

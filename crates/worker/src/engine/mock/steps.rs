@@ -9,6 +9,7 @@ use protocol::events::RequestFigures;
 use protocol::kv::KvChange;
 use sim::batch::Queue;
 use sim::timing::{StepShape, Timing};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
@@ -23,6 +24,9 @@ const AHEAD_MAX: Duration = Duration::from_millis(1);
 /// machine that was busy, and catching up with it would be a burst that no engine makes.
 const BEHIND_MAX: Duration = Duration::from_millis(5);
 
+/// Between two signs that a long step goes forward.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
 /// The task that steps the engine. The lock is held for the beginning or the end of a step, never across an await.
 pub(super) struct Steps {
     pub(super) core: Arc<Mutex<Core>>,
@@ -32,6 +36,8 @@ pub(super) struct Steps {
     /// Who wants to know what each step computed, once somebody does.
     pub(super) passes: Arc<OnceLock<mpsc::Sender<ForwardPass>>>,
     pub(super) timing: Timing,
+    /// Grows with each step, and with the time that a long one takes.
+    pub(super) progress: Arc<AtomicU64>,
 }
 
 impl Steps {
@@ -80,11 +86,21 @@ impl Steps {
             tokio::task::yield_now().await;
         } else {
             tokio::select! {
-                () = tokio::time::sleep_until(end) => {}
+                () = self.compute(end) => {}
                 () = self.stopped.cancelled() => {}
             }
         }
+        self.progress.fetch_add(1, Ordering::Relaxed);
         end
+    }
+
+    /// What an engine does in a step: it goes forward until `end`.
+    async fn compute(&self, end: Instant) {
+        while Instant::now() + PROGRESS_EVERY < end {
+            tokio::time::sleep(PROGRESS_EVERY).await;
+            self.progress.fetch_add(1, Ordering::Relaxed);
+        }
+        tokio::time::sleep_until(end).await;
     }
 
     fn tell(&self, shape: &StepShape, wall_time: Duration) {

@@ -30,6 +30,8 @@ pub(crate) struct VllmEngine {
     profile: EngineProfile,
     dialect: Dialect,
     state: Arc<State>,
+    /// How often somebody asked whether it goes forward.
+    looks: AtomicU64,
     tasks: Tasks,
 }
 
@@ -96,7 +98,8 @@ impl State {
 
 impl VllmEngine {
     pub(super) fn new(client: Client, profile: EngineProfile, dialect: Dialect) -> Self {
-        Self { client, profile, dialect, state: Arc::new(State::new()), tasks: Tasks::new() }
+        let state = Arc::new(State::new());
+        Self { client, profile, dialect, state, looks: AtomicU64::new(0), tasks: Tasks::new() }
     }
 
     /// Starts what follows the server: its events from `source`, its load, its progress, and its process. `pace` is
@@ -176,6 +179,12 @@ impl Engine for VllmEngine {
             cancelled_total: self.state.cancelled.load(Ordering::Relaxed),
             ..load
         }
+    }
+
+    /// A hang of vLLM is found by this engine's own watch, which knows its counters and its pace and ends every
+    /// sequence then; until then it counts as going forward.
+    fn progress(&self) -> u64 {
+        self.looks.fetch_add(1, Ordering::Relaxed)
     }
 
     fn stop(&self) {
