@@ -1,7 +1,7 @@
 //! Scenario 6: a prompt takes longer than any hang may, and rightly so.
 
 use crate::crowd::{Crowd, chat};
-use crate::stage::{Stage, states};
+use crate::stage::{Stage, in_routing, states};
 use std::collections::BTreeSet;
 
 /// 7,000 prompt tokens take 9 s, a token 6 ms.
@@ -10,7 +10,7 @@ const LONG_PREFILL: &[&str] = &["--speedup-ratio", "0.016", "--decode-speedup-ra
 #[test]
 fn a_long_prefill_is_no_hang() {
     let mut stage = Stage::new();
-    let workers = stage.workers(2, LONG_PREFILL);
+    stage.workers(2, LONG_PREFILL);
     let frontend = stage.frontend(&[]);
     stage.serves(&frontend, 2);
     // What takes its time is known from what came before, so the workers have answered something.
@@ -24,7 +24,6 @@ fn a_long_prefill_is_no_hang() {
     });
     let answers = crowd.finish_whole(&stage);
     assert!(answers.iter().all(|answer| answer.workers.len() == 1), "a long prefill was taken for a hang");
-    assert_eq!(seen, BTreeSet::from(["ready".to_owned()]), "a worker was set aside over a long prefill");
+    assert!(seen.iter().all(|state| in_routing(state)), "a worker was set aside over a long prefill: {seen:?}");
     assert_eq!(frontend.migrations("new_request"), 0.0);
-    drop(workers);
 }

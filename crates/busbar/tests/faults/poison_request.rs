@@ -1,5 +1,5 @@
-//! Scenario 33: a request kills whichever worker takes it. The test stands in for the crash: it kills -9 the worker that
-//! has the request, each time.
+//! Scenario 33: a request kills whichever worker takes it. The test stands in for the crash: it kills -9 the worker
+//! that has the request, each time.
 
 use crate::crowd::{Crowd, chat, chats};
 use crate::stage::{Stage, Worker, kill_9};

@@ -15,10 +15,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 /// Bytes that a link takes at once.
 const READ_BYTES: usize = 16 * 1024;
+
+/// Reads that are under way on a slow link; more wait at the sender.
+const UNDER_WAY_MAX: usize = 1_024;
 
 /// What a link does with the bytes of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +32,7 @@ pub(crate) enum Way {
     Pass,
     /// Takes no more of them and says nothing: neither data nor an end of it arrives.
     Hold,
-    /// Hands each read on so much later.
+    /// Hands each byte on so much later, however many are under way.
     Slow(Duration),
 }
 
@@ -157,10 +161,14 @@ impl Sky {
 
 async fn accept(listener: TcpListener, to: SocketAddr, known: Arc<[u32]>, weather: watch::Receiver<Weather>) {
     while let Ok((near, peer)) = listener.accept().await {
-        let dialled_by = if known.is_empty() { None } else { owner_of(peer, &known) };
-        let cuts_before = weather.borrow().cuts;
-        let sky = Sky { weather: weather.clone(), dialled_by, cuts_before };
-        tokio::spawn(connect(near, to, sky));
+        let (known, weather) = (known.clone(), weather.clone());
+        tokio::spawn(async move {
+            let cuts_before = weather.borrow().cuts;
+            // Reading the table of all sockets takes its time on a busy machine, and other connections go on meanwhile.
+            let owner = tokio::task::spawn_blocking(move || owner_of(peer, &known));
+            let dialled_by = owner.await.unwrap_or_default();
+            connect(near, to, Sky { weather, dialled_by, cuts_before }).await;
+        });
     }
 }
 
@@ -206,17 +214,31 @@ async fn pump(
     mut sky: Sky,
     pick: fn(&Weather) -> Way,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; READ_BYTES];
-    loop {
-        sky.open(pick).await;
-        let bytes = from.read(&mut buffer).await?;
-        // The weather may have changed while nothing came.
-        if let Way::Slow(delay) = sky.open(pick).await {
-            tokio::time::sleep(delay).await;
+    let (sent, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY_MAX);
+    let mut reading = sky.clone();
+    let read = async move {
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            reading.open(pick).await;
+            let bytes = from.read(&mut buffer).await?;
+            let delay = if let Way::Slow(delay) = reading.way(pick) { delay } else { Duration::ZERO };
+            // Nobody takes it any more: the writing side has failed, and says so itself.
+            if sent.send((Instant::now() + delay, buffer[..bytes].to_vec())).await.is_err() || bytes == 0 {
+                return Ok::<(), io::Error>(());
+            }
         }
-        if bytes == 0 {
-            return to.shutdown().await;
+    };
+    let write = async move {
+        while let Some((due, bytes)) = under_way.recv().await {
+            tokio::time::sleep_until(due).await;
+            // The weather may have changed meanwhile.
+            sky.open(pick).await;
+            if bytes.is_empty() {
+                return to.shutdown().await;
+            }
+            to.write_all(&bytes).await?;
         }
-        to.write_all(&buffer[..bytes]).await?;
-    }
+        Ok(())
+    };
+    tokio::try_join!(read, write).map(|_| ())
 }

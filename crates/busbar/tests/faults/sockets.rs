@@ -6,6 +6,9 @@ use std::path::Path;
 /// Which of `pids` has a TCP socket that is bound to `local`; only IPv4.
 pub(crate) fn owner_of(local: SocketAddr, pids: &[u32]) -> Option<u32> {
     let SocketAddr::V4(local) = local else { return None };
+    if pids.is_empty() {
+        return None;
+    }
     let link = format!("socket:[{}]", inode_of(local)?);
     let holds = |pid: &&u32| {
         let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();

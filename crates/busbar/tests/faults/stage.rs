@@ -1,6 +1,6 @@
 //! The stage of a scenario: frontends and mock workers as processes of their own, found through one discovery folder.
 
-use crate::crowd::Crowd;
+use crate::crowd::{Crowd, chats};
 use crate::machine::{Machine, Streamed, free_port, get, kill, until};
 use crate::proxy::{Link, Network};
 use serde_json::Value;
@@ -157,7 +157,7 @@ impl Stage {
         let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             self.until(&format!("{} to serve {workers} workers", frontend.name), || {
                 last = states(frontend);
-                let ready = last.as_ref()?.values().filter(|state| *state == "ready").count();
+                let ready = last.as_ref()?.values().filter(|state| in_routing(state)).count();
                 (ready == workers && get(&format!("{}/v1/models", frontend.url)).1.contains("\"id\"")).then_some(())
             });
         }));
@@ -171,6 +171,15 @@ impl Stage {
     pub(crate) fn until<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
         let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| until(what, look)));
         waited.unwrap_or_else(|_| panic!("never came true: {what}\n{}", self.logs()))
+    }
+
+    /// Asks until `worker` is given requests again. One that was held up may be taken for slow, and then gets few at
+    /// first.
+    pub(crate) fn is_used_again(&self, frontend: &Frontend, worker: &Worker) {
+        self.until(&format!("{} to be used again", worker.name), || {
+            let answers = Crowd::start(&[frontend], &chats(24)).finish_whole(self);
+            answers.iter().any(|answer| answer.workers.contains(&worker.instance)).then_some(())
+        });
     }
 
     /// Starts `count` paced workers, each behind links of its own.
@@ -297,6 +306,12 @@ impl Frontend {
 fn sum(metrics: &str, series: &str) -> f64 {
     let of = |line: &&str| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(['{', ' ']));
     metrics.lines().filter(of).filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
+/// Whether a worker in this state is given requests. A busy machine can make any worker slow for a moment, which is no
+/// fault: it is given fewer.
+pub(crate) fn in_routing(state: &str) -> bool {
+    matches!(state, "ready" | "slow")
 }
 
 /// The state of each worker as the status page shows it, by instance.

@@ -2,7 +2,7 @@
 
 use crate::crowd::{Crowd, chats};
 use crate::machine::kill;
-use crate::stage::{PACED, Stage, states};
+use crate::stage::{PACED, Stage, in_routing, states};
 use std::time::Instant;
 
 #[test]
@@ -16,8 +16,9 @@ fn the_streams_of_a_worker_that_hangs_go_on_elsewhere_and_it_comes_back_when_it_
     let hung = crowd.busiest(&workers).clone();
     kill(hung.pid, "-STOP");
     let at = Instant::now();
-    let ready = || states(&frontend).and_then(|states| states.get(&hung.instance).cloned()) == Some("ready".to_owned());
-    stage.until("the worker that hangs to be out of routing", || (!ready()).then_some(()));
+    stage.until("the worker that hangs to be out of routing", || {
+        (!in_routing(states(&frontend)?.get(&hung.instance)?)).then_some(())
+    });
     eprintln!("out of routing after {:?}", at.elapsed());
     crowd.finish_whole(&stage);
     eprintln!("all answers were whole after {:?}", at.elapsed());
@@ -29,6 +30,5 @@ fn the_streams_of_a_worker_that_hangs_go_on_elsewhere_and_it_comes_back_when_it_
     kill(hung.pid, "-CONT");
     stage.serves(&frontend, 3);
     stage.until("the engine that woke to have dropped what nobody waits for", || (hung.running() == 0.0).then_some(()));
-    let answers = Crowd::start(&[&frontend], &chats(36)).finish_whole(&stage);
-    assert!(answers.iter().any(|answer| answer.workers.contains(&hung.instance)), "it is used again");
+    stage.is_used_again(&frontend, &hung);
 }

@@ -2,7 +2,7 @@
 
 use crate::crowd::{Crowd, chats};
 use crate::proxy::{Link, Way};
-use crate::stage::{Frontend, PACED, Stage, Worker, WorkerLinks, states};
+use crate::stage::{Frontend, PACED, Stage, Worker, WorkerLinks, in_routing, states};
 use std::time::{Duration, Instant};
 
 /// Which bytes do not arrive.
@@ -65,10 +65,8 @@ fn check(lost: Lost) {
     scene.part(number, lost);
     let at = Instant::now();
     let more = Crowd::start(&[&scene.frontend], &chats(24));
-    let out = ["lost", "hung", "set aside"];
-    let why = stage.until("the worker to be out of routing", || {
-        scene.state(&parted).filter(|state| out.contains(&state.as_str()))
-    });
+    let why =
+        stage.until("the worker to be out of routing", || scene.state(&parted).filter(|state| !in_routing(state)));
     eprintln!("{why}, and out of routing, after {:?}", at.elapsed());
     crowd.finish_whole(stage);
     more.finish_whole(stage);
@@ -80,8 +78,7 @@ fn check(lost: Lost) {
     scene.heal(number);
     stage.serves(&scene.frontend, 3);
     eprintln!("all three served again after {:?}", at.elapsed());
-    let answers = Crowd::start(&[&scene.frontend], &chats(36)).finish_whole(stage);
-    assert!(answers.iter().any(|answer| answer.workers.contains(&parted.instance)), "it is used again");
+    stage.is_used_again(&scene.frontend, &parted);
 }
 
 #[test]
@@ -112,7 +109,7 @@ fn a_slow_network_is_no_fault() {
     Crowd::start(&[&scene.frontend], &chats(36)).finish_whole(&scene.stage);
     assert_eq!(scene.frontend.migrations("new_request") + scene.frontend.migrations("ongoing_request"), 0.0);
     assert!(
-        scene.workers.iter().all(|(worker, _)| scene.state(worker).as_deref() == Some("ready")),
+        scene.workers.iter().all(|(worker, _)| scene.state(worker).is_some_and(|state| in_routing(&state))),
         "a worker was set aside"
     );
 }

@@ -2,7 +2,7 @@
 
 use crate::crowd::{Crowd, chats};
 use crate::machine::free_port;
-use crate::stage::{PACED, Stage, kill_9, states};
+use crate::stage::{PACED, Stage, in_routing, kill_9, states};
 
 #[test]
 fn a_worker_that_is_restarted_at_its_address_is_a_new_one_with_nothing_cached() {
@@ -29,7 +29,7 @@ fn a_worker_that_is_restarted_at_its_address_is_a_new_one_with_nothing_cached() 
     stage.until("the old instance to be forgotten with its blocks", || {
         let there = states(&frontend)?;
         let gone = !there.contains_key(&first.instance) && known(&first).is_none();
-        let rest = [&again, &other].iter().all(|w| there.get(&w.instance).is_some_and(|state| state == "ready"));
+        let rest = [&again, &other].iter().all(|w| there.get(&w.instance).is_some_and(|state| in_routing(state)));
         (gone && rest).then_some(())
     });
     // The new one has only what it computed itself.

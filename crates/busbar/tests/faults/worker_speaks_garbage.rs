@@ -1,7 +1,7 @@
 //! Scenario 8: a worker that is registered like any other answers what is no answer.
 
 use crate::crowd::{Crowd, chats};
-use crate::stage::{Frontend, PACED, Stage, states};
+use crate::stage::{Frontend, PACED, Stage, in_routing, states};
 use futures::future::BoxFuture;
 use protocol::discovery::{Codec, EndpointRecord, Record, RequestTransport};
 use protocol::ids::InstanceId;
@@ -125,7 +125,7 @@ impl Scene {
     }
 
     fn is_out_and_the_log_says_so(&self) {
-        assert_ne!(states(&self.frontend).unwrap()[&INSTANCE.0], "ready");
+        assert!(!in_routing(&states(&self.frontend).unwrap()[&INSTANCE.0]));
         let log = std::fs::read_to_string(self.stage.log(&self.frontend.name)).unwrap();
         let told = log.lines().any(|line| line.contains("WARN") && line.contains("worker_id=bad"));
         assert!(told, "the log says which worker, and why\n{}", self.stage.logs());
@@ -137,7 +137,7 @@ fn a_worker_whose_acknowledgements_are_noise_is_never_asked_for_an_answer() {
     let scene = Scene::new(false);
     // The first look at it is enough.
     scene.stage.until("it to be known and out of routing", || {
-        (states(&scene.frontend)?.get(&INSTANCE.0)? != "ready").then_some(())
+        (!in_routing(states(&scene.frontend)?.get(&INSTANCE.0)?)).then_some(())
     });
     scene.answers_are_whole();
     scene.is_out_and_the_log_says_so();
