@@ -95,7 +95,7 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
     let follow_caches = config.use_kv_events && config.router.mode == RouterMode::Kv;
     let watcher = Watcher::new(WatcherParts {
         config: config.clone(),
-        discovery,
+        discovery: discovery.clone(),
         catalog: catalog.clone(),
         metrics: metrics.clone(),
         feeds: Feeds::new(client.clone(), metrics.clone(), catalog.clone(), follow_caches),
@@ -116,6 +116,7 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
         dispatcher: Dispatcher::new(client, metrics.clone(), board.clone()),
         metrics,
         board,
+        discovery,
         text_threads: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
         started: Instant::now(),
         draining: CancellationToken::new(),

@@ -25,6 +25,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, heade
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::FutureExt;
+use runtime::discovery::Discovery;
 use serde_json::json;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -47,6 +48,8 @@ pub(crate) struct App {
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) board: Arc<RouteBoard>,
+    /// Only for its health: the watcher of models follows it.
+    pub(crate) discovery: Discovery,
     /// Threads that tokenize at once: as many as there are cores, so that text never starves the streams.
     pub(crate) text_threads: Arc<Semaphore>,
     pub(crate) started: Instant,
@@ -71,7 +74,7 @@ impl App {
         for set in &self.catalog.snapshot().sets {
             set.refresh_gauges();
         }
-        self.metrics.catch_up(self.dispatcher.traffic());
+        self.metrics.catch_up(self.dispatcher.traffic(), self.discovery.health());
         self.metrics.render()
     }
 
