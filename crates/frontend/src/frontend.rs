@@ -100,7 +100,7 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
     let feeds = Feeds::new(client.clone(), metrics.clone(), catalog.clone(), follow_caches);
     let watcher = Watcher::new(WatcherParts {
         config: config.clone(),
-        discovery,
+        discovery: discovery.clone(),
         catalog: catalog.clone(),
         metrics: metrics.clone(),
         client: client.clone(),
@@ -126,6 +126,7 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
         dispatcher: Dispatcher::new(client, metrics.clone(), board.clone()),
         metrics,
         board,
+        discovery,
         text_threads: TextThreads::new(std::thread::available_parallelism().map_or(2, usize::from)),
         body_room: BodyRoom::default(),
         started: Instant::now(),

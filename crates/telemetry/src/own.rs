@@ -5,6 +5,9 @@ use crate::{MetricKind, MetricSpec, labels};
 /// Every family of this module, in this order.
 pub const ALL: &[MetricSpec] = &[
     BUILD_INFO,
+    DISCOVERY_CONNECTED,
+    DISCOVERY_INTERRUPTIONS_TOTAL,
+    DISCOVERY_LEASES_LOST_TOTAL,
     ENGINE_INFO,
     ENGINE_RUNNING_SEQUENCES,
     ENGINE_WAITING_SEQUENCES,
@@ -42,6 +45,30 @@ pub const BUILD_INFO: MetricSpec = MetricSpec {
     kind: MetricKind::Gauge,
     help: "Always 1; the version of this binary is in its label",
     labels: &[labels::VERSION],
+};
+
+/// `busbar_discovery_connected`: 1 while the discovery store tells of changes, 0 while the last known workers are served.
+pub const DISCOVERY_CONNECTED: MetricSpec = MetricSpec {
+    name: "busbar_discovery_connected",
+    kind: MetricKind::Gauge,
+    help: "1 while the discovery store tells of changes, 0 while the last known workers are served",
+    labels: &[],
+};
+
+/// `busbar_discovery_interruptions_total`: times that the discovery store stopped to tell of changes.
+pub const DISCOVERY_INTERRUPTIONS_TOTAL: MetricSpec = MetricSpec {
+    name: "busbar_discovery_interruptions_total",
+    kind: MetricKind::Counter,
+    help: "Times that the discovery store stopped to tell of changes",
+    labels: &[],
+};
+
+/// `busbar_discovery_leases_lost_total`: times that the store dropped the records of this process while it lived.
+pub const DISCOVERY_LEASES_LOST_TOTAL: MetricSpec = MetricSpec {
+    name: "busbar_discovery_leases_lost_total",
+    kind: MetricKind::Counter,
+    help: "Times that the store dropped the records of this process while it lived",
+    labels: &[],
 };
 
 /// `busbar_engine_info`: always 1; the kind of engine is in its label.

@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use protocol::dynamo::Headers;
 use protocol::ids::{EndpointId, InstanceId};
+use runtime::discovery::StoreHealth;
 use runtime::request_plane::{RequestServerConfig, ServerLoad};
 use std::borrow::Cow;
 use std::fmt;
@@ -48,6 +49,9 @@ pub struct WorkerMetrics {
     permit_wait: Histogram,
     pool_active: Gauge,
     queue_depth: Gauge,
+    discovery_connected: Gauge,
+    discovery_interruptions: Counter,
+    discovery_leases_lost: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -108,6 +112,9 @@ impl WorkerMetrics {
             permit_wait: Histogram::new(transport::WORK_HANDLER_PERMIT_WAIT_SECONDS.buckets().iter().copied()),
             pool_active: Gauge::default(),
             queue_depth: Gauge::default(),
+            discovery_connected: Gauge::default(),
+            discovery_interruptions: Counter::default(),
+            discovery_leases_lost: Counter::default(),
         };
         metrics.register_handler(scope);
         let profile = engine.profile();
@@ -147,6 +154,9 @@ impl WorkerMetrics {
         register(&mut self.registry, &transport::WORK_HANDLER_PERMIT_WAIT_SECONDS, self.permit_wait.clone());
         register(&mut self.registry, &transport::WORK_HANDLER_POOL_ACTIVE_TASKS, self.pool_active.clone());
         register(&mut self.registry, &transport::WORK_HANDLER_QUEUE_DEPTH, self.queue_depth.clone());
+        register(&mut self.registry, &own::DISCOVERY_CONNECTED, self.discovery_connected.clone());
+        register(&mut self.registry, &own::DISCOVERY_INTERRUPTIONS_TOTAL, self.discovery_interruptions.clone());
+        register(&mut self.registry, &own::DISCOVERY_LEASES_LOST_TOTAL, self.discovery_leases_lost.clone());
     }
 
     /// Makes the series of an endpoint visible before its first request.
@@ -169,8 +179,14 @@ impl WorkerMetrics {
         InHandler { metrics: self.clone(), of, since: Instant::now() }
     }
 
-    /// The text of `/metrics`, with the requests of this moment.
-    pub fn text(&self, requests: ServerLoad) -> String {
+    /// The text of `/metrics`, with the requests and the discovery store of this moment.
+    pub fn text(&self, requests: ServerLoad, store: StoreHealth) -> String {
+        self.discovery_connected.set(i64::from(store.connected));
+        for (counter, total) in
+            [(&self.discovery_interruptions, store.interruptions), (&self.discovery_leases_lost, store.leases_lost)]
+        {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
         self.pool_active.set(i64::try_from(requests.running).unwrap_or(i64::MAX));
         self.queue_depth.set(i64::try_from(requests.queued).unwrap_or(i64::MAX));
         let mut text = String::new();
@@ -349,6 +365,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     const BUSY: ServerLoad = ServerLoad { running: 3, queued: 2 };
+    const STORE: StoreHealth = StoreHealth { connected: true, interruptions: 2, leases_lost: 1 };
 
     struct Busy;
 
@@ -414,9 +431,9 @@ mod tests {
         request.sent()(11);
         request.failed(HandlerError::Generate);
         request.cancelled();
-        let during = metrics.text(BUSY);
+        let during = metrics.text(BUSY, STORE);
         drop(request);
-        let after = metrics.text(BUSY);
+        let after = metrics.text(BUSY, STORE);
         assert_eq!(value(&during, "dynamo_component_inflight_requests", generate), Some(1.0));
         assert_eq!(value(&after, "dynamo_component_inflight_requests", generate), Some(0.0));
         assert_eq!(value(&after, "dynamo_component_requests_total", generate), Some(1.0));
@@ -438,7 +455,7 @@ mod tests {
 
     #[test]
     fn the_engines_load_is_what_it_says_at_the_scrape() {
-        let text = metrics().text(BUSY);
+        let text = metrics().text(BUSY, STORE);
         let ours = &[r#"worker_id="beef""#, r#"model="tiny""#, r#"dp_rank="0""#];
         for (name, expected) in [
             ("busbar_engine_running_sequences", 2.0),
@@ -457,7 +474,7 @@ mod tests {
     fn every_series_has_the_labels_that_its_family_promises() {
         let metrics = metrics();
         metrics.begin("generate", &Headers::default(), 1).failed(HandlerError::Deserialization);
-        let text = metrics.text(BUSY);
+        let text = metrics.text(BUSY, STORE);
         let mut seen = 0;
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();

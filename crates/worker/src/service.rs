@@ -169,7 +169,7 @@ impl Worker {
         let publishers = Publishers::bind(&config).await?;
         let mut announcement = Announcement {
             endpoint: config.endpoint.clone(),
-            instance_id: InstanceId(rand::random()),
+            instance_id: discovery.instance_id(),
             address: server.address(),
             device: profile.device,
             kv_events: announced(&publishers.kv_events),
@@ -186,7 +186,7 @@ impl Worker {
         let metrics = Arc::new(WorkerMetrics::new(&scope, engine.clone(), requests, config.started_at, loaded_in));
         let server = Arc::new(server);
         let health = Health::new();
-        let system = start_system(&config, &health, &metrics, &server, &mut announcement).await?;
+        let system = start_system(&config, &health, &metrics, &server, &discovery, &mut announcement).await?;
         let mut worker = Self {
             mirror: Arc::new(Mutex::new(Mirror::new(rank_of(announcement.instance_id)))),
             keys: Vec::new(),
@@ -389,13 +389,15 @@ async fn start_system(
     health: &Health,
     metrics: &Arc<WorkerMetrics>,
     server: &Arc<RequestServer>,
+    discovery: &Discovery,
     announcement: &mut Announcement,
 ) -> Result<Option<SystemServer>, WorkerError> {
     let Some(system) = config.system.clone() else { return Ok(None) };
     let host = reachable(&system.host);
     let files = MetadataFiles::new();
-    let (metrics, server) = (metrics.clone(), server.clone());
-    let text = Arc::new(move || metrics.text(server.load()));
+    // A member of its own: the worker's records must not outlive the worker in here.
+    let (metrics, server, store) = (metrics.clone(), server.clone(), discovery.member());
+    let text = Arc::new(move || metrics.text(server.load(), store.health()));
     let started = SystemServer::start(system, health.clone(), text, files.clone()).await;
     let started = started.map_err(bind("system status server"))?;
     let base = format!("http://{}", SocketAddrText { host: &host, port: started.address().port() });

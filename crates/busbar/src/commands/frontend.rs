@@ -1,13 +1,12 @@
 //! `busbar frontend`, and `python3 -m dynamo.frontend` of a manifest.
 
-use super::runtime;
+use super::{discovery, runtime};
 use crate::cli::{self, Command};
 use crate::flags::frontend::FrontendFlags;
 use crate::flags::manifest;
 use crate::report::Failure;
-use crate::{folders, logging, shutdown};
+use crate::{logging, shutdown};
 use ::frontend::FrontendError;
-use ::runtime::discovery::Discovery;
 
 /// Runs with the arguments of a manifest, below the environment in rank.
 pub(crate) fn from_manifest(args: &[String]) -> Result<(), Failure> {
@@ -29,22 +28,22 @@ pub(crate) fn from_manifest(args: &[String]) -> Result<(), Failure> {
 /// Serves until told to stop.
 pub(crate) fn run(flags: FrontendFlags) -> Result<(), Failure> {
     logging::start();
+    let (backend, etcd) = (flags.discovery_backend, flags.etcd.clone());
     let config = flags.config();
     runtime()?.block_on(async {
         let shutdown =
             shutdown::listen().map_err(|error| Failure::new("listen for signals").cause(error.to_string()))?;
-        let folder = folders::discovery();
-        let discovery = Discovery::file(folder.clone()).await.map_err(|error| {
-            Failure::new(format!("open the discovery folder {}", folder.display()))
-                .chain(&error)
-                .remedy("give access to it, or set DYN_FILE_KV to another folder")
-        })?;
-        let frontend = ::frontend::start(config, discovery).await.map_err(|error| failed(&error))?;
+        let discovery = discovery::join(backend, &etcd).await?;
+        let frontend = ::frontend::start(config, discovery.clone()).await.map_err(|error| failed(&error))?;
         tracing::info!(address = %frontend.address(), admin = %frontend.admin_address(), "serving");
         shutdown.first.cancelled().await;
         tracing::info!("draining");
+        let left = async {
+            frontend.shutdown().await;
+            discovery.leave().await;
+        };
         tokio::select! {
-            () = frontend.shutdown() => {}
+            () = left => {}
             () = shutdown.second.cancelled() => {}
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! One file a verb.
 
+mod discovery;
 mod down;
 pub(crate) mod frontend;
 mod keys;

@@ -87,6 +87,7 @@ const READ_DIRECTLY: &[(&str, &str, &str)] = &[
     ("DYN_LOG", "all", "Level or filter of the log, `info` when unset"),
     ("DYN_LOGGING_CONSOLE_FORMAT", "all", "`jsonl`: one JSON object a log line"),
     ("DYN_LOGGING_JSONL", "all", "`1`: one JSON object a log line"),
+    ("ETCD_AUTH_PASSWORD", "frontend, worker", "Password of `ETCD_AUTH_USERNAME`; never logged"),
     ("HF_ENDPOINT", "model", "Address of the hub"),
     ("HF_HOME", "model", "Hugging Face's cache folder, looked into before the hub is asked"),
     ("HF_HUB_OFFLINE", "model", "`1`: never ask the hub"),

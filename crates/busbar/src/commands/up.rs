@@ -4,6 +4,7 @@ use super::model::{bring, engine_kind, engine_word};
 use super::worker::read_manifest;
 use super::{runtime, vllm_share};
 use crate::cli::{Output, UpFlags};
+use crate::flags::discovery::DiscoveryBackend;
 use crate::flags::worker::EngineChoice;
 use crate::progress::Progress;
 use crate::report::Failure;
@@ -112,14 +113,16 @@ async fn specify(
     progress: &Arc<Mutex<Progress>>,
 ) -> Result<RunSpec, Failure> {
     let program = std::env::current_exe().map_err(|e| Failure::new("find this program").cause(e.to_string()))?;
+    let backend = discovery_backend(plan)?;
     let workers = plan.processes.iter().filter(|process| process.role == Role::Worker).count();
     let mut models: BTreeMap<String, LocalModel> = BTreeMap::new();
     let (mut processes, mut served, mut engines) = (Vec::new(), Vec::new(), Vec::new());
     let mut free = addresses.iter();
     for process in &plan.processes {
         let mut env = process.env.clone();
-        // One machine: everything is found in a folder of this run and travels over loopback.
-        set(&mut env, "DYN_DISCOVERY_BACKEND", "file");
+        // One machine: everything is found in a folder of this run, unless the graph has an etcd, and travels over
+        // loopback.
+        set(&mut env, "DYN_DISCOVERY_BACKEND", backend.word());
         set(&mut env, "DYN_FILE_KV", &folder.discovery().to_string_lossy());
         for host in ["DYN_TCP_RPC_HOST", "DYN_TCP_RESPONSE_STREAM_HOST", "DYN_EVENT_PLANE_HOST", "DYN_SYSTEM_HOST"] {
             set(&mut env, host, "127.0.0.1");
@@ -156,6 +159,35 @@ async fn specify(
         ready_timeout: flags.ready_timeout.map_or_else(|| ready_timeout(&engines), Duration::from_secs),
         drain_timeout: Duration::from_secs(flags.drain_timeout),
     })
+}
+
+/// Where the processes of a graph find each other: in an etcd when the environment or the manifest asks for one, in a
+/// folder of the run for everything else (a manifest's `kubernetes` included: this is no cluster).
+fn discovery_backend(plan: &LocalPlan) -> Result<DiscoveryBackend, Failure> {
+    const NAME: &str = "DYN_DISCOVERY_BACKEND";
+    let etcd = DiscoveryBackend::Etcd.word();
+    let of_environment = std::env::var(NAME).ok().filter(|word| !word.is_empty());
+    let asked = |process: &Process| {
+        let of_manifest = process.env.iter().find(|(name, _)| name == NAME).map(|(_, value)| value.as_str());
+        // As the process itself reads it: its environment, then its arguments.
+        let of_arguments =
+            process.argv.iter().any(|word| {
+                word.contains(&format!("--discovery-backend {etcd}")) || word == &format!("--discovery-backend={etcd}")
+            }) || process.argv.windows(2).any(|pair| pair[0] == "--discovery-backend" && pair[1] == etcd);
+        match of_environment.as_deref().or(of_manifest) {
+            Some(word) => word == etcd,
+            None => of_arguments,
+        }
+    };
+    let (in_etcd, elsewhere): (Vec<_>, Vec<_>) = plan.processes.iter().partition(|process| asked(process));
+    match (in_etcd.first(), elsewhere.first()) {
+        (Some(one), Some(other)) => Err(Failure::new("find out where the processes find each other")
+            .cause(format!("{} is told to use etcd and {} is not", one.name, other.name))
+            .remedy(format!("give every service {NAME}=etcd and the same ETCD_ENDPOINTS, or none"))
+            .permanent()),
+        (Some(_), None) => Ok(DiscoveryBackend::Etcd),
+        _ => Ok(DiscoveryBackend::File),
+    }
 }
 
 /// How long workers with these engines may take to be there, unless told.

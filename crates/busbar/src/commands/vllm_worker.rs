@@ -90,7 +90,11 @@ async fn one_life(
     };
     let config = worker_config(flags, 0)?;
     let served = served_model(flags, &model);
-    let worker = Worker::start(config, started, served, discovery.member()).await.map_err(|e| failed(&e))?;
+    // A store that is away is waited for, but not against the will of who started us.
+    let worker = tokio::select! {
+        started = Worker::start(config, started, served, discovery.member()) => started.map_err(|e| failed(&e))?,
+        () = shutdown.first.cancelled() => return Ok(()),
+    };
     *served_since = Some(Instant::now());
     tracing::info!(
         instance = %worker.instance_id(), address = worker.request_address(), engine = "vllm",

@@ -1,14 +1,15 @@
 //! `busbar worker`, and `python3 -m dynamo.vllm|mocker` of a manifest.
 
 use super::model::{bring, engine_kind, engine_word};
-use super::{runtime, vllm_worker};
+use super::{discovery, runtime, vllm_worker};
 use crate::cli::{self, Command};
 use crate::flags::worker::{EngineChoice, WorkerFlags};
 use crate::flags::{manifest, mocker};
+use crate::logging;
 use crate::progress::Progress;
 use crate::report::Failure;
-use crate::{folders, logging, shutdown};
-use ::runtime::discovery::Discovery;
+use crate::shutdown::{self, Shutdown};
+use ::runtime::discovery::{Discovery, DiscoveryError};
 use ::runtime::request_plane::RequestServerConfig;
 use ::runtime::system_server::SystemServerConfig;
 use ::worker::card::ServedModel;
@@ -91,45 +92,69 @@ pub(crate) fn run(flags: &WorkerFlags, passthrough: &[String], manifest: Option<
             "flags of the manifest that this engine does not have"
         );
     }
-    runtime()?.block_on(async {
-        let shutdown =
-            shutdown::listen().map_err(|error| Failure::new("listen for signals").cause(error.to_string()))?;
-        let folder = folders::discovery();
-        let discovery = Discovery::file(folder.clone()).await.map_err(|error| {
-            Failure::new(format!("open the discovery folder {}", folder.display()))
-                .chain(&error)
-                .remedy("give access to it, or set DYN_FILE_KV to another folder")
-        })?;
-        if kind == EngineKind::Vllm {
-            return vllm_worker::serve(flags, passthrough, &discovery, &shutdown).await;
-        }
-        let progress = Arc::new(Mutex::new(Progress::new(false)));
-        let model = bring(flags.model.as_deref(), kind, &progress).await?;
-        let mut workers = Vec::new();
-        let count = if kind == EngineKind::Mock { flags.mock.num_workers } else { 1 };
-        for index in 0..count {
-            tokio::time::sleep(if index == 0 { Duration::ZERO } else { stagger(flags, count) }).await;
-            let started = start_engine(kind, flags, &model).await?;
-            let config = worker_config(flags, index)?;
-            let served = served_model(flags, &model);
-            let worker = Worker::start(config, started, served, discovery.member()).await.map_err(|e| failed(&e))?;
-            tracing::info!(
-                instance = %worker.instance_id(), address = worker.request_address(), engine = engine_word(kind),
-                model = flags.served_model_name.as_deref().unwrap_or(&model.served_name), "worker serves"
-            );
-            workers.push(worker);
-        }
-        let tasks = workers.into_iter().map(|worker| worker.run_until(shutdown.first.clone()));
-        let all = futures::future::try_join_all(tasks);
-        tokio::select! {
-            ended = all => ended.map(|_| ()).map_err(|error| failed(&error)),
-            () = shutdown.second.cancelled() => Ok(()),
-        }
-    })
+    runtime()?.block_on(serve(flags, passthrough, kind))
+}
+
+async fn serve(flags: &WorkerFlags, passthrough: &[String], kind: EngineKind) -> Result<(), Failure> {
+    let shutdown = shutdown::listen().map_err(|error| Failure::new("listen for signals").cause(error.to_string()))?;
+    let discovery = discovery::join(flags.discovery_backend, &flags.etcd).await?;
+    let ended = if kind == EngineKind::Vllm {
+        vllm_worker::serve(flags, passthrough, &discovery, &shutdown).await
+    } else {
+        serve_own(flags, kind, &discovery, &shutdown).await
+    };
+    tokio::select! {
+        () = discovery.leave() => {}
+        () = shutdown.second.cancelled() => {}
+    }
+    ended
+}
+
+/// Serves with engines of this process.
+async fn serve_own(
+    flags: &WorkerFlags,
+    kind: EngineKind,
+    discovery: &Discovery,
+    shutdown: &Shutdown,
+) -> Result<(), Failure> {
+    let progress = Arc::new(Mutex::new(Progress::new(false)));
+    let model = bring(flags.model.as_deref(), kind, &progress).await?;
+    let mut workers = Vec::new();
+    let count = if kind == EngineKind::Mock { flags.mock.num_workers } else { 1 };
+    for index in 0..count {
+        tokio::time::sleep(if index == 0 { Duration::ZERO } else { stagger(flags, count) }).await;
+        let started = start_engine(kind, flags, &model).await?;
+        let config = worker_config(flags, index)?;
+        let served = served_model(flags, &model);
+        let start = Worker::start(config, started, served, discovery.member());
+        // A store that is away is waited for, but not against the will of who started us.
+        let worker = tokio::select! {
+            started = start => started.map_err(|error| failed(&error))?,
+            () = shutdown.first.cancelled() => return Ok(()),
+        };
+        tracing::info!(
+            instance = %worker.instance_id(), address = worker.request_address(), engine = engine_word(kind),
+            model = flags.served_model_name.as_deref().unwrap_or(&model.served_name), "worker serves"
+        );
+        workers.push(worker);
+    }
+    let tasks = workers.into_iter().map(|worker| worker.run_until(shutdown.first.clone()));
+    let all = futures::future::try_join_all(tasks);
+    tokio::select! {
+        ended = all => ended.map(|_| ()).map_err(|error| failed(&error)),
+        () = shutdown.second.cancelled() => Ok(()),
+    }
 }
 
 pub(super) fn failed(error: &WorkerError) -> Failure {
-    Failure::new("run the worker").chain(error)
+    let failure = Failure::new("run the worker").chain(error);
+    match error {
+        WorkerError::Announce(DiscoveryError::Register { source, .. }) => {
+            let failure = failure.remedy(source.remedy());
+            if source.may_heal() { failure } else { failure.permanent() }
+        }
+        _ => failure,
+    }
 }
 
 pub(super) fn served_model(flags: &WorkerFlags, model: &LocalModel) -> ServedModel {

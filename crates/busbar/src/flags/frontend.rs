@@ -1,5 +1,6 @@
 //! Flags of a frontend: those of `dynamo.frontend` that apply, and ours.
 
+use super::discovery::{DiscoveryBackend, EtcdFlags};
 use clap::{ArgAction, Args};
 use frontend::{FrontendConfig, HttpConfig, LimitConfig};
 use router::{RouterConfig, RouterMode};
@@ -50,8 +51,8 @@ pub(crate) struct FrontendFlags {
     #[arg(long, env = "DYN_METRICS_PREFIX")]
     metrics_prefix: Option<String>,
     /// Where workers are found; `file` is a folder on this machine (DYN_FILE_KV).
-    #[arg(long, env = "DYN_DISCOVERY_BACKEND", default_value = "file", value_parser = ["file"])]
-    pub(crate) discovery_backend: String,
+    #[arg(long, env = "DYN_DISCOVERY_BACKEND", value_enum, default_value = "file")]
+    pub(crate) discovery_backend: DiscoveryBackend,
     /// How requests travel.
     #[arg(long, env = "DYN_REQUEST_PLANE", default_value = "tcp", value_parser = ["tcp"])]
     request_plane: String,
@@ -75,6 +76,8 @@ pub(crate) struct FrontendFlags {
     router: RouterFlags,
     #[command(flatten)]
     limits: LimitFlags,
+    #[command(flatten)]
+    pub(crate) etcd: EtcdFlags,
 }
 
 /// Flags of the router.

@@ -1,5 +1,6 @@
 //! Flags of a worker: those of `dynamo.vllm` and `dynamo.mocker` that apply, and ours.
 
+use super::discovery::{DiscoveryBackend, EtcdFlags};
 use clap::{Args, ValueEnum};
 use std::num::NonZeroU32;
 
@@ -35,8 +36,8 @@ pub(crate) struct WorkerFlags {
     #[arg(long, env = "DYN_ENDPOINT")]
     pub(crate) endpoint: Option<String>,
     /// Where this worker is announced; `file` is a folder on this machine (DYN_FILE_KV).
-    #[arg(long, env = "DYN_DISCOVERY_BACKEND", default_value = "file", value_parser = ["file"])]
-    pub(crate) discovery_backend: String,
+    #[arg(long, env = "DYN_DISCOVERY_BACKEND", value_enum, default_value = "file")]
+    pub(crate) discovery_backend: DiscoveryBackend,
     /// How requests travel.
     #[arg(long, env = "DYN_REQUEST_PLANE", default_value = "tcp", value_parser = ["tcp"])]
     request_plane: String,
@@ -79,6 +80,8 @@ pub(crate) struct WorkerFlags {
     pub(crate) mock: MockFlags,
     #[command(flatten)]
     pub(crate) vllm: VllmFlags,
+    #[command(flatten)]
+    pub(crate) etcd: EtcdFlags,
 }
 
 /// Limits that every engine has, by vLLM's names.

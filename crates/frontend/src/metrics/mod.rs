@@ -16,6 +16,7 @@ use families::{Counters, FloatGauges, Gauges, Histograms, Registrar};
 use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use runtime::discovery::StoreHealth;
 use runtime::request_plane::Traffic;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -125,6 +126,9 @@ pub(crate) struct Metrics {
     pub(crate) poison_refused: Counters,
     pub(crate) remote_bookings: Gauges,
     pub(crate) bookings_untold: Counters,
+    discovery_connected: Gauges,
+    discovery_interruptions: Counters,
+    discovery_leases_lost: Counters,
 }
 
 impl Metrics {
@@ -224,6 +228,9 @@ impl Metrics {
             poison_refused: reg.counters(&own::FRONTEND_POISON_REFUSED_TOTAL),
             remote_bookings: reg.gauges(&own::ROUTER_REMOTE_BOOKINGS),
             bookings_untold: reg.counters(&own::ROUTER_BOOKINGS_UNTOLD_TOTAL),
+            discovery_connected: reg.gauges(&own::DISCOVERY_CONNECTED),
+            discovery_interruptions: reg.counters(&own::DISCOVERY_INTERRUPTIONS_TOTAL),
+            discovery_leases_lost: reg.counters(&own::DISCOVERY_LEASES_LOST_TOTAL),
             registry,
         }
     }
@@ -239,9 +246,12 @@ impl Metrics {
         made
     }
 
-    /// Takes over what the request plane has counted itself.
-    pub(crate) fn catch_up(&self, traffic: &Traffic) {
+    /// Takes over what the request plane and the discovery store have counted themselves.
+    pub(crate) fn catch_up(&self, traffic: &Traffic, store: StoreHealth) {
+        self.discovery_connected.with(&[]).set(i64::from(store.connected));
         for (counters, total) in [
+            (&self.discovery_interruptions, store.interruptions),
+            (&self.discovery_leases_lost, store.leases_lost),
             (&self.transport_accept_backoff, traffic.accept_backoffs()),
             (&self.transport_bytes_received, traffic.bytes_received()),
             (&self.transport_bytes_sent, traffic.bytes_sent()),

@@ -29,6 +29,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, heade
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::FutureExt;
+use runtime::discovery::Discovery;
 use serde_json::json;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -50,6 +51,8 @@ pub(crate) struct App {
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) board: Arc<RouteBoard>,
+    /// Only for its health: the watcher of models follows it.
+    pub(crate) discovery: Discovery,
     pub(crate) text_threads: TextThreads,
     pub(crate) body_room: BodyRoom,
     pub(crate) started: Instant,
@@ -74,7 +77,7 @@ impl App {
         for set in &self.catalog.snapshot().sets {
             set.refresh_gauges();
         }
-        self.metrics.catch_up(self.dispatcher.traffic());
+        self.metrics.catch_up(self.dispatcher.traffic(), self.discovery.health());
         self.metrics.render()
     }
 
