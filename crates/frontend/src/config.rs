@@ -3,6 +3,7 @@
 //! The door reads flags and environment and fills this; nothing here reads either.
 
 pub use router::{RouterConfig, RouterMode};
+pub use runtime::nats::{NatsAuth, NatsConfig, NatsTls};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -74,6 +75,11 @@ pub struct FrontendConfig {
     pub response_host: Option<String>,
     /// Port on which workers call back; 0 is any.
     pub response_port: u16,
+    /// The NATS server of workers that publish events or take requests over NATS. Dialled when the first such worker
+    /// appears, or at once with `use_nats`.
+    pub nats: NatsConfig,
+    /// Connect to NATS at the start, so that a wrong address or password is told before any worker is there.
+    pub use_nats: bool,
     /// Prefix of the HTTP metrics, in place of `dynamo_frontend`.
     pub metrics_prefix: Option<String>,
     /// Send usage in every stream: `DYN_ENABLE_FORCE_INCLUDE_USAGE`.
@@ -150,6 +156,8 @@ impl Default for FrontendConfig {
             migration_max_seq_len: None,
             response_host: None,
             response_port: 0,
+            nats: NatsConfig { client_name: "busbar frontend".into(), ..NatsConfig::default() },
+            use_nats: false,
             metrics_prefix: None,
             force_include_usage: false,
             ignore_unsupported_fields: false,

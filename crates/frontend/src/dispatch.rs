@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 /// Waits of a probe between two tries to reach a lost worker.
 const PROBE_FIRST: Duration = Duration::from_millis(100);
 const PROBE_MAX: Duration = Duration::from_secs(5);
+/// How long a lost worker that takes requests over NATS is not chosen.
+const NATS_ASIDE: Duration = Duration::from_secs(1);
 /// Longest time for one probe's connection.
 const PROBE_CONNECT: Duration = Duration::from_secs(2);
 
@@ -203,7 +205,13 @@ pub(crate) async fn probe(workers: Arc<WorkerSet>, worker: InstanceId) {
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(PROBE_MAX);
         let Some(endpoint) = workers.endpoint(worker) else { return };
-        let Some(address) = tcp_address(&endpoint) else { return };
+        let Some(address) = tcp_address(&endpoint) else {
+            // Over NATS there is nobody to dial, and whether somebody listens only a request can tell: it may be
+            // chosen again after a pause, and a request that finds nobody goes on elsewhere at once.
+            tokio::time::sleep(NATS_ASIDE).await;
+            workers.recovered(worker);
+            return;
+        };
         let connect = tokio::net::TcpStream::connect(address);
         if matches!(tokio::time::timeout(PROBE_CONNECT, connect).await, Ok(Ok(_))) {
             tracing::info!(worker_id = %worker, model = workers.model, "a lost worker accepts connections again");

@@ -12,6 +12,7 @@ use crate::server::{App, Listener, ServeLimits, Surface, routes};
 use crate::status::RouteBoard;
 use router::RouterMode;
 use runtime::discovery::Discovery;
+use runtime::nats::{Nats, NatsConfigError};
 use runtime::request_plane::{RequestClient, RequestClientConfig};
 use runtime::tasks::Tasks;
 use std::io;
@@ -64,6 +65,9 @@ pub enum FrontendError {
     /// Weights of the router, all that are wrong.
     #[error("the router's {0}")]
     Router(String),
+    /// The settings of NATS.
+    #[error("{0}; {remedy}", remedy = .0.remedy())]
+    Nats(#[from] NatsConfigError),
     /// The client that fetches model files.
     #[error("prepare to fetch model files: {0}")]
     Files(#[from] reqwest::Error),
@@ -86,7 +90,13 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
     let api = listen("API", SocketAddr::new(config.http.host, config.http.port), &config)?;
     let admin_at = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), config.http.admin_port);
     let admin = if open { Some(listen("admin page", admin_at, &config)?) } else { None };
-    let client = RequestClient::start(response_config(&config)).await.map_err(FrontendError::Responses)?;
+    let nats = Nats::new(&config.nats)?;
+    if config.use_nats {
+        nats.connect();
+    }
+    let client = RequestClient::start_with(response_config(&config), Some(nats.clone()))
+        .await
+        .map_err(FrontendError::Responses)?;
 
     let config = Arc::new(config);
     let metrics = Arc::new(Metrics::new(rand::random::<u64>() >> 11, config.metrics_prefix.as_deref()));
@@ -98,7 +108,7 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
         discovery,
         catalog: catalog.clone(),
         metrics: metrics.clone(),
-        feeds: Feeds::new(client.clone(), metrics.clone(), catalog.clone(), follow_caches),
+        feeds: Feeds::new(client.clone(), metrics.clone(), catalog.clone(), nats.clone(), follow_caches),
         model_cache: config.model_cache.clone().unwrap_or_else(|| std::env::temp_dir().join("busbar-model-files")),
     })?;
     let background = Tasks::new();
@@ -116,6 +126,7 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
         dispatcher: Dispatcher::new(client, metrics.clone(), board.clone()),
         metrics,
         board,
+        nats,
         text_threads: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
         started: Instant::now(),
         draining: CancellationToken::new(),

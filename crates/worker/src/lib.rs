@@ -19,5 +19,6 @@ mod publish;
 pub mod refusal;
 pub mod register;
 pub mod service;
+mod transport_metrics;
 
 pub use service::{Worker, WorkerConfig, WorkerError, run};

@@ -3,12 +3,14 @@
 use super::model::{bring, engine_kind, engine_word};
 use super::{runtime, vllm_worker};
 use crate::cli::{self, Command};
+use crate::flags::nats::{EventPlane, RequestPlane};
 use crate::flags::worker::{EngineChoice, WorkerFlags};
 use crate::flags::{manifest, mocker};
 use crate::progress::Progress;
 use crate::report::Failure;
 use crate::{folders, logging, shutdown};
 use ::runtime::discovery::Discovery;
+use ::runtime::nats::Nats;
 use ::runtime::request_plane::RequestServerConfig;
 use ::runtime::system_server::SystemServerConfig;
 use ::worker::card::ServedModel;
@@ -103,6 +105,7 @@ pub(crate) fn run(flags: &WorkerFlags, passthrough: &[String], manifest: Option<
         if kind == EngineKind::Vllm {
             return vllm_worker::serve(flags, passthrough, &discovery, &shutdown).await;
         }
+        let nats = flags.nats()?;
         let progress = Arc::new(Mutex::new(Progress::new(false)));
         let model = bring(flags.model.as_deref(), kind, &progress).await?;
         let mut workers = Vec::new();
@@ -110,7 +113,7 @@ pub(crate) fn run(flags: &WorkerFlags, passthrough: &[String], manifest: Option<
         for index in 0..count {
             tokio::time::sleep(if index == 0 { Duration::ZERO } else { stagger(flags, count) }).await;
             let started = start_engine(kind, flags, &model).await?;
-            let config = worker_config(flags, index)?;
+            let config = worker_config(flags, index, nats.as_ref())?;
             let served = served_model(flags, &model);
             let worker = Worker::start(config, started, served, discovery.member()).await.map_err(|e| failed(&e))?;
             tracing::info!(
@@ -140,7 +143,7 @@ pub(super) fn served_model(flags: &WorkerFlags, model: &LocalModel) -> ServedMod
     served
 }
 
-pub(super) fn worker_config(flags: &WorkerFlags, index: u32) -> Result<WorkerConfig, Failure> {
+pub(super) fn worker_config(flags: &WorkerFlags, index: u32, nats: Option<&Nats>) -> Result<WorkerConfig, Failure> {
     let endpoint = match &flags.endpoint {
         None => EndpointId::new(&flags.namespace, "backend", "generate"),
         Some(text) => EndpointId::parse(text).ok_or_else(|| {
@@ -160,6 +163,8 @@ pub(super) fn worker_config(flags: &WorkerFlags, index: u32) -> Result<WorkerCon
     };
     config.event_host = flags.event_host.clone().unwrap_or_else(|| "0.0.0.0".into());
     config.event_advertise_host = Some(flags.event_host.clone().unwrap_or(local));
+    config.events_over = nats.filter(|_| flags.event_plane == EventPlane::Nats).cloned();
+    config.requests_over = nats.filter(|_| flags.request_plane == RequestPlane::Nats).cloned();
     // As with stock workers, one process has one system port: its first worker's.
     config.system = u16::try_from(flags.system_port)
         .ok()

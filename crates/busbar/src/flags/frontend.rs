@@ -1,5 +1,6 @@
 //! Flags of a frontend: those of `dynamo.frontend` that apply, and ours.
 
+use super::nats::{EventPlane, NatsFlags, RequestPlane};
 use clap::{ArgAction, Args};
 use frontend::{FrontendConfig, HttpConfig, LimitConfig};
 use router::{RouterConfig, RouterMode};
@@ -52,18 +53,20 @@ pub(crate) struct FrontendFlags {
     /// Where workers are found; `file` is a folder on this machine (DYN_FILE_KV).
     #[arg(long, env = "DYN_DISCOVERY_BACKEND", default_value = "file", value_parser = ["file"])]
     pub(crate) discovery_backend: String,
-    /// How requests travel.
-    #[arg(long, env = "DYN_REQUEST_PLANE", default_value = "tcp", value_parser = ["tcp"])]
-    request_plane: String,
-    /// How events travel.
-    #[arg(long, env = "DYN_EVENT_PLANE", default_value = "zmq", value_parser = ["zmq"])]
-    event_plane: String,
+    /// How requests travel. Each worker's record says how it is reached, whatever this says; nats connects at the start.
+    #[arg(long, env = "DYN_REQUEST_PLANE", default_value = "tcp", value_enum)]
+    request_plane: RequestPlane,
+    /// How events travel. Each worker's record says where it is heard, whatever this says; nats connects at the start.
+    #[arg(long, env = "DYN_EVENT_PLANE", default_value = "zmq", value_enum)]
+    event_plane: EventPlane,
     /// Address on which workers call back with answers; the first that is not loopback when absent.
     #[arg(long, env = "DYN_TCP_RESPONSE_STREAM_HOST")]
     response_host: Option<String>,
     /// Port on which workers call back; 0 is any.
     #[arg(long, env = "DYN_TCP_RESPONSE_STREAM_PORT", default_value_t = 0)]
     response_port: u16,
+    #[command(flatten)]
+    nats: NatsFlags,
     #[command(flatten)]
     router: RouterFlags,
     #[command(flatten)]
@@ -224,6 +227,8 @@ impl FrontendFlags {
             migration_max_seq_len: self.migration_max_seq_len,
             response_host: self.response_host,
             response_port: self.response_port,
+            nats: self.nats.config("busbar frontend"),
+            use_nats: self.event_plane == EventPlane::Nats || self.request_plane == RequestPlane::Nats,
             metrics_prefix: self.metrics_prefix,
             force_include_usage: limits.force_include_usage,
             ignore_unsupported_fields: limits.ignore_unsupported_fields,

@@ -25,6 +25,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, heade
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::FutureExt;
+use runtime::nats::Nats;
 use serde_json::json;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub(crate) struct App {
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) board: Arc<RouteBoard>,
+    pub(crate) nats: Nats,
     /// Threads that tokenize at once: as many as there are cores, so that text never starves the streams.
     pub(crate) text_threads: Arc<Semaphore>,
     pub(crate) started: Instant,
@@ -72,6 +74,7 @@ impl App {
             set.refresh_gauges();
         }
         self.metrics.catch_up(self.dispatcher.traffic());
+        self.metrics.catch_up_nats(&self.nats);
         self.metrics.render()
     }
 

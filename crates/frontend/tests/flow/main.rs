@@ -10,6 +10,9 @@ mod edge;
 mod failures;
 mod metrics;
 mod models;
+mod nats;
+#[path = "../../../runtime/tests/nats_server/mod.rs"]
+mod nats_server;
 mod page;
 mod scripted_worker;
 mod stage;
