@@ -10,6 +10,9 @@ use tracing_subscriber::fmt::time::UtcTime;
 pub(crate) fn start() {
     let filter = std::env::var("DYN_LOG").ok().filter(|text| !text.is_empty()).unwrap_or_else(|| "info".into());
     let filter = EnvFilter::try_new(&filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    // What the NATS client says of its connection we say ourselves, once and with the remedy.
+    let quiet = "async_nats=off".parse().expect("a directive of the filter's own form");
+    let filter = filter.add_directive(quiet);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| OneLine(io::stderr()));
     let json = std::env::var("DYN_LOGGING_JSONL").is_ok_and(|v| matches!(v.as_str(), "1" | "true"))
         || std::env::var("DYN_LOGGING_CONSOLE_FORMAT").is_ok_and(|v| v == "jsonl");

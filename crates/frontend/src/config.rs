@@ -4,6 +4,7 @@
 
 pub use router::config::COPY_WEIGHT;
 pub use router::{RouterConfig, RouterMode};
+pub use runtime::nats::{NatsAuth, NatsConfig, NatsTls};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -87,6 +88,11 @@ pub struct FrontendConfig {
     pub response_port: u16,
     /// Host that workers dial with answers; `None`: the one they call back on.
     pub response_advertise_host: Option<String>,
+    /// The NATS server of workers that publish events or take requests over NATS. Dialled when the first such worker
+    /// appears, or at once with `use_nats`.
+    pub nats: NatsConfig,
+    /// Connect to NATS at the start, so that a wrong address or password is told before any worker is there.
+    pub use_nats: bool,
     /// Prefix of the HTTP metrics, in place of `dynamo_frontend`.
     pub metrics_prefix: Option<String>,
     /// Send usage in every stream: `DYN_ENABLE_FORCE_INCLUDE_USAGE`.
@@ -170,6 +176,8 @@ impl Default for FrontendConfig {
             response_host: None,
             response_port: 0,
             response_advertise_host: None,
+            nats: NatsConfig { client_name: "busbar frontend".into(), ..NatsConfig::default() },
+            use_nats: false,
             metrics_prefix: None,
             force_include_usage: false,
             ignore_unsupported_fields: false,

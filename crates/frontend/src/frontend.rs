@@ -13,6 +13,7 @@ use crate::server::{App, BodyRoom, Listener, ServeLimits, Surface, TextThreads, 
 use crate::status::RouteBoard;
 use router::RouterMode;
 use runtime::discovery::Discovery;
+use runtime::nats::{Nats, NatsConfigError};
 use runtime::request_plane::{RequestClient, RequestClientConfig};
 use runtime::tasks::Tasks;
 use std::io;
@@ -66,6 +67,9 @@ pub enum FrontendError {
     /// Weights of the router, all that are wrong.
     #[error("the router's {0}")]
     Router(String),
+    /// The settings of NATS.
+    #[error("{0}; {remedy}", remedy = .0.remedy())]
+    Nats(#[from] NatsConfigError),
     /// The client that fetches model files.
     #[error("prepare to fetch model files: {0}")]
     Files(#[from] reqwest::Error),
@@ -88,7 +92,13 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
     let api = listen("API", SocketAddr::new(config.http.host, config.http.port), &config)?;
     let admin_at = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), config.http.admin_port);
     let admin = if open { Some(listen("admin page", admin_at, &config)?) } else { None };
-    let client = RequestClient::start(response_config(&config)).await.map_err(FrontendError::Responses)?;
+    let nats = Nats::new(&config.nats)?;
+    if config.use_nats {
+        nats.connect();
+    }
+    let client = RequestClient::start_with(response_config(&config), Some(nats.clone()))
+        .await
+        .map_err(FrontendError::Responses)?;
 
     let config = Arc::new(config);
     let metrics = Arc::new(Metrics::new(rand::random::<u64>() >> 11, config.metrics_prefix.as_deref()));
@@ -97,7 +107,7 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
     let follow_caches = config.use_kv_events && config.router.mode == RouterMode::Kv;
     let records = discovery.member();
     let sharing = shares_bookings(&config).then(|| Arc::new(sharing(&config, &metrics, &records)));
-    let feeds = Feeds::new(client.clone(), metrics.clone(), catalog.clone(), follow_caches);
+    let feeds = Feeds::new(client.clone(), metrics.clone(), catalog.clone(), nats.clone(), follow_caches);
     let watcher = Watcher::new(WatcherParts {
         config: config.clone(),
         discovery: discovery.clone(),
@@ -127,6 +137,7 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
         metrics,
         board,
         discovery,
+        nats,
         text_threads: TextThreads::new(std::thread::available_parallelism().map_or(2, usize::from)),
         body_room: BodyRoom::default(),
         started: Instant::now(),

@@ -54,6 +54,8 @@ pub const TARGET_ENDPOINT: &str = "target_endpoint";
 pub const KEY: &str = "key";
 /// Router mode.
 pub const MODE: &str = "mode";
+/// Topic of the event plane.
+pub const TOPIC: &str = "topic";
 /// Version of this binary.
 pub const VERSION: &str = "version";
 /// `embedded`, `vllm` or `mock`.

@@ -13,6 +13,7 @@ pub mod exposition;
 pub mod fields;
 pub mod frontend;
 pub mod labels;
+pub mod nats;
 pub mod own;
 pub mod reference;
 pub mod router;
@@ -110,6 +111,11 @@ pub const GROUPS: &[Group] = &[
         metrics: transport::ALL,
     },
     Group { title: "Component", about: "On a worker's system port.", metrics: component::ALL },
+    Group {
+        title: "NATS",
+        about: "On the frontend's `/metrics` and on a worker's system port; `busbar_events_dropped_total` on the latter.",
+        metrics: nats::ALL,
+    },
     Group { title: "Busbar's own", about: "What Dynamo has no name for.", metrics: own::ALL },
 ];
 

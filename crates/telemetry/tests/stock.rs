@@ -25,6 +25,7 @@ const NOT_RECORDED: &[&str] = &[
     "dynamo_component_gpu_cache_usage_percent",
     "dynamo_component_kv_cache_hit_rate",
     "dynamo_component_model_load_time_seconds",
+    "dynamo_transport_nats_errors_total",
 ];
 
 fn stock() -> BTreeMap<String, Family> {

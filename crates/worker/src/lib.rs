@@ -19,6 +19,7 @@ mod publish;
 pub mod refusal;
 pub mod register;
 pub mod service;
+mod transport_metrics;
 mod vitals;
 
 pub use service::{Worker, WorkerConfig, WorkerError, run};

@@ -3,6 +3,7 @@
 //! Names, help and labels are those of [`telemetry`].
 
 use crate::engine::{Engine, EngineLoad};
+use crate::transport_metrics::EventsAtScrape;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -165,6 +166,11 @@ impl WorkerMetrics {
         let _ = (self.requests.get_or_create(&of), self.inflight.get_or_create(&of));
         let _ = (self.cancellations.get_or_create(&of), self.request_bytes.get_or_create(&of));
         let _ = self.response_bytes.get_or_create(&of);
+    }
+
+    /// Shows `events` at every scrape, with the labels of this worker.
+    pub(crate) fn watch_events(&mut self, events: EventsAtScrape) {
+        self.registry.register_collector(Box::new(events));
     }
 
     /// Counts a request in; it is counted out when the result is dropped.

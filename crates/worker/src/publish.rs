@@ -122,8 +122,15 @@ pub(crate) struct PrefillDone {
 pub(crate) async fn relay_prefills(mut done: mpsc::Receiver<PrefillDone>, worker: WorkerRank, publisher: Publisher) {
     let mut batch = Vec::with_capacity(CHANGES_PER_MESSAGE);
     while done.recv_many(&mut batch, CHANGES_PER_MESSAGE).await > 0 {
-        let events = batch.drain(..).map(|done: PrefillDone| prefill_completed(done, worker)).collect();
-        publish(&publisher, &ActiveSequencesMessage { events }).await;
+        let events = batch.drain(..).map(|done: PrefillDone| prefill_completed(done, worker));
+        if publisher.is_brokered() {
+            // Over NATS the stock form is one event a message, and without the list around it.
+            for event in events {
+                publish(&publisher, &event).await;
+            }
+        } else {
+            publish(&publisher, &ActiveSequencesMessage { events: events.collect() }).await;
+        }
     }
 }
 

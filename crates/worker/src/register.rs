@@ -13,8 +13,8 @@ use protocol::ids::{EndpointId, InstanceId, PublisherId, WorkerRank};
 pub struct AnnouncedPublisher {
     /// Its id.
     pub id: PublisherId,
-    /// `tcp://HOST:PORT`.
-    pub endpoint: String,
+    /// How to subscribe.
+    pub transport: EventTransport,
 }
 
 /// A worker, as far as discovery is concerned.
@@ -26,6 +26,8 @@ pub struct Announcement {
     pub instance_id: InstanceId,
     /// `HOST:PORT` of its request server.
     pub address: String,
+    /// Whether requests are to come over NATS, and not to that address.
+    pub requests_over_nats: bool,
     /// `cpu` or `cuda`.
     pub device: &'static str,
     /// Publisher of [`KV_EVENTS`].
@@ -44,6 +46,12 @@ impl Announcement {
         format!("{}/{}/{}/{endpoint}", self.instance_id, self.endpoint.namespace, self.endpoint.component)
     }
 
+    /// NATS subject of an endpoint of this instance: `{ns}_{comp}.{endpoint}-{instance:x}`.
+    pub fn nats_subject(&self, endpoint: &str) -> String {
+        let EndpointId { namespace, component, .. } = &self.endpoint;
+        EndpointRecord::nats_subject(&EndpointId::new(namespace, component, endpoint), self.instance_id)
+    }
+
     /// Name of the endpoint that answers recovery queries.
     pub fn query_endpoint(&self) -> String {
         format!("worker_kv_query_source_{}", self.kv_events.id)
@@ -58,7 +66,7 @@ impl Announcement {
                 scope: scope(),
                 topic: topic.into(),
                 instance_id: publisher.id,
-                transport: EventTransport::Zmq { endpoint: publisher.endpoint.clone() },
+                transport: publisher.transport.clone(),
             })
         };
         let query = self.endpoint_record(&self.query_endpoint());
@@ -98,7 +106,11 @@ impl Announcement {
             endpoint: endpoint.into(),
             namespace: self.endpoint.namespace.clone(),
             instance_id: self.instance_id,
-            transport: RequestTransport::Tcp(format!("{}/{}", self.address, self.path(endpoint))),
+            transport: if self.requests_over_nats {
+                RequestTransport::NatsTcp(self.nats_subject(endpoint))
+            } else {
+                RequestTransport::Tcp(format!("{}/{}", self.address, self.path(endpoint)))
+            },
             device_type: Some(self.device.into()),
             request_plane_codec: Some(Codec::Msgpack),
         }
@@ -110,12 +122,15 @@ mod tests {
     use super::*;
 
     fn announcement() -> Announcement {
-        let publisher =
-            |id| AnnouncedPublisher { id: PublisherId(id), endpoint: format!("tcp://192.0.2.2:{}", 7000 + id) };
+        let publisher = |id| AnnouncedPublisher {
+            id: PublisherId(id),
+            transport: EventTransport::Zmq { endpoint: format!("tcp://192.0.2.2:{}", 7000 + id) },
+        };
         Announcement {
             endpoint: EndpointId::new("dynamo", "backend", "generate"),
             instance_id: InstanceId(0x8efc_80f7_3ac8_82a4),
             address: "192.0.2.2:6000".into(),
+            requests_over_nats: false,
             device: "cpu",
             kv_events: publisher(0xcef),
             kv_metrics: publisher(2),
@@ -141,6 +156,20 @@ mod tests {
                 "mdc/dynamo/backend/generate/8efc80f73ac882a4".to_owned(),
             ]
         );
+    }
+
+    #[test]
+    fn over_nats_both_endpoints_have_the_stock_subjects() {
+        let records = Announcement { requests_over_nats: true, ..announcement() }.records();
+        let subjects = records.iter().filter_map(|record| match record {
+            Record::Endpoint(EndpointRecord { transport: RequestTransport::NatsTcp(subject), .. }) => {
+                Some(subject.as_str())
+            }
+            _ => None,
+        });
+        let expected =
+            ["dynamo_backend.generate-8efc80f73ac882a4", "dynamo_backend.worker_kv_query_source_cef-8efc80f73ac882a4"];
+        assert_eq!(subjects.collect::<Vec<_>>(), expected);
     }
 
     #[test]

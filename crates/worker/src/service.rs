@@ -7,15 +7,17 @@ use crate::indexer::Mirror;
 use crate::metrics::{MetricsScope, WorkerMetrics};
 use crate::publish::{self, PREFILL_QUEUE_LEN};
 use crate::register::{AnnouncedPublisher, Announcement};
+use crate::transport_metrics::{DropCount, EventsAtScrape};
 use crate::vitals::Vitals;
 use parking_lot::Mutex;
 use protocol::card::ModelCard;
-use protocol::discovery::Record;
+use protocol::discovery::{EventScope, Record};
 use protocol::events::{ACTIVE_SEQUENCES_EVENTS, KV_EVENTS, KV_METRICS};
 use protocol::ids::{EndpointId, InstanceId, WorkerRank};
 use runtime::discovery::{Discovery, DiscoveryError, RecordKey};
-use runtime::event_plane::Publisher;
-use runtime::request_plane::{RequestServer, RequestServerConfig};
+use runtime::event_plane::{EventError, Publisher};
+use runtime::nats::Nats;
+use runtime::request_plane::{RequestServer, RequestServerConfig, ServiceName};
 use runtime::system_server::{Health, MetadataFiles, SystemServer, SystemServerConfig};
 use runtime::tasks::{Tasks, drained_within};
 use std::io;
@@ -36,6 +38,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Time for a stopped engine to be gone: a guest that is a process of its own is asked to end, and then killed.
 const ENGINE_END: Duration = Duration::from_secs(8);
 
+/// Longest wait for the NATS server before a worker that takes requests over it is announced all the same.
+const NATS_WAIT: Duration = Duration::from_secs(5);
+
 /// Suffix of a model that is no LoRA, in the URLs of its files.
 const BASE_SUFFIX: &str = "_base";
 
@@ -50,6 +55,10 @@ pub struct WorkerConfig {
     pub event_host: String,
     /// What routers dial for events; the host's own address when absent.
     pub event_advertise_host: Option<String>,
+    /// Events go over this connection; over ZMQ sockets of our own when absent.
+    pub events_over: Option<Nats>,
+    /// Requests come over this connection; over TCP when absent.
+    pub requests_over: Option<Nats>,
     /// `/health`, `/live`, `/metrics` and the model's files; nothing when absent.
     pub system: Option<SystemServerConfig>,
     /// Time for running streams when the worker leaves.
@@ -65,6 +74,8 @@ impl Default for WorkerConfig {
             request_server: RequestServerConfig::default(),
             event_host: "0.0.0.0".into(),
             event_advertise_host: None,
+            events_over: None,
+            requests_over: None,
             system: None,
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             started_at: Instant::now(),
@@ -84,6 +95,9 @@ pub enum WorkerError {
         #[source]
         source: io::Error,
     },
+    /// The endpoint's name cannot be part of a NATS subject.
+    #[error("publish events over NATS; use letters, digits, - and _ in the endpoint's three names")]
+    Subject(#[source] EventError),
     /// The model's folder makes no card.
     #[error("describe the model")]
     Card(#[from] CardError),
@@ -171,6 +185,7 @@ impl Worker {
             endpoint: config.endpoint.clone(),
             instance_id: discovery.instance_id(),
             address: server.address(),
+            requests_over_nats: config.requests_over.is_some(),
             device: profile.device,
             kv_events: announced(&publishers.kv_events),
             kv_metrics: announced(&publishers.kv_metrics),
@@ -183,7 +198,9 @@ impl Worker {
             model: model.name.clone(),
         };
         let requests = &config.request_server;
-        let metrics = Arc::new(WorkerMetrics::new(&scope, engine.clone(), requests, config.started_at, loaded_in));
+        let mut metrics = WorkerMetrics::new(&scope, engine.clone(), requests, config.started_at, loaded_in);
+        metrics.watch_events(publishers.at_scrape(&scope, config.events_over.as_ref()));
+        let metrics = Arc::new(metrics);
         let server = Arc::new(server);
         let health = Health::new();
         let system = start_system(&config, &health, &metrics, &server, &discovery, &mut announcement).await?;
@@ -202,6 +219,9 @@ impl Worker {
             drain_timeout: config.drain_timeout,
         };
         worker.serve(&metrics, publishers, kv_changes);
+        if let Some(nats) = &config.requests_over {
+            worker.serve_over_nats(nats).await;
+        }
         worker.announce().await.map_err(WorkerError::Announce)?;
         Ok(worker)
     }
@@ -246,6 +266,22 @@ impl Worker {
         );
         self.tasks
             .spawn("active-sequences", publish::relay_prefills(prefills_done, worker, publishers.active_sequences));
+    }
+
+    /// Listens on the subjects of both endpoints. A NATS server that is away does not keep the worker from being
+    /// announced: frontends wait for the server as well.
+    async fn serve_over_nats(&self, nats: &Nats) {
+        let announcement = &self.announcement;
+        let EndpointId { namespace, component, name } = &announcement.endpoint;
+        let service = ServiceName::of(namespace, component);
+        let endpoints = [name.clone(), announcement.query_endpoint()];
+        for endpoint in &endpoints {
+            let (subject, path) = (announcement.nats_subject(endpoint), announcement.path(endpoint));
+            self.server.serve_over_nats(nats, &service, &subject, &path);
+        }
+        if !drained_within(NATS_WAIT, self.server.subscribed_over_nats(endpoints.len())).await {
+            tracing::warn!(address = nats.address(), "announced before NATS is there; requests come once it is");
+        }
     }
 
     async fn announce(&mut self) -> Result<(), DiscoveryError> {
@@ -354,10 +390,10 @@ fn bind(what: &'static str) -> impl Fn(io::Error) -> WorkerError {
 }
 
 fn announced(publisher: &Publisher) -> AnnouncedPublisher {
-    AnnouncedPublisher { id: publisher.id(), endpoint: publisher.endpoint() }
+    AnnouncedPublisher { id: publisher.id(), transport: publisher.transport() }
 }
 
-/// One socket a topic, as the stock workers have it.
+/// One publisher a topic, as the stock workers have it.
 struct Publishers {
     kv_events: Publisher,
     kv_metrics: Publisher,
@@ -366,6 +402,15 @@ struct Publishers {
 
 impl Publishers {
     async fn bind(config: &WorkerConfig) -> Result<Self, WorkerError> {
+        if let Some(nats) = &config.events_over {
+            let scope = EventScope::Endpoint { endpoint: config.endpoint.clone() };
+            let over = |topic| Publisher::over_nats(nats, &scope, topic).map_err(WorkerError::Subject);
+            return Ok(Self {
+                kv_events: over(KV_EVENTS)?,
+                kv_metrics: over(KV_METRICS)?,
+                active_sequences: over(ACTIVE_SEQUENCES_EVENTS)?,
+            });
+        }
         let advertised = config.event_advertise_host.clone();
         let advertised = advertised.unwrap_or_else(|| reachable(&config.event_host));
         let socket =
@@ -375,6 +420,18 @@ impl Publishers {
             kv_metrics: socket(KV_METRICS).await?,
             active_sequences: socket(ACTIVE_SEQUENCES_EVENTS).await?,
         })
+    }
+}
+
+impl Publishers {
+    /// What each topic lost, and how the connection to NATS stands.
+    fn at_scrape(&self, scope: &MetricsScope, nats: Option<&Nats>) -> EventsAtScrape {
+        let publishers = [&self.kv_events, &self.kv_metrics, &self.active_sequences];
+        let topics = publishers.map(|publisher| {
+            let dropped: DropCount = Box::new(publisher.drop_count());
+            (publisher.topic().to_owned(), dropped)
+        });
+        EventsAtScrape { scope: scope.clone(), topics: topics.into(), nats: nats.cloned() }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::progress::Progress;
 use crate::report::Failure;
 use crate::shutdown::Shutdown;
 use ::runtime::discovery::Discovery;
+use ::runtime::nats::Nats;
 use ::worker::Worker;
 use ::worker::engine::{StartedEngine, vllm};
 use ::worker::model::{EngineKind, LocalModel};
@@ -51,12 +52,13 @@ pub(super) async fn serve(
     shutdown: &Shutdown,
 ) -> Result<(), Failure> {
     let arguments = sorted(passthrough)?;
+    let nats = flags.nats()?;
     let mut failures = 0;
     let mut pause = PAUSES.0;
     loop {
         let mut served_since = None;
         let ended = tokio::select! {
-            ended = one_life(flags, &arguments, discovery, shutdown, &mut served_since) => ended,
+            ended = one_life(flags, &arguments, nats.as_ref(), discovery, shutdown, &mut served_since) => ended,
             () = shutdown.second.cancelled() => return Ok(()),
         };
         let Err(failure) = ended else { return Ok(()) };
@@ -79,6 +81,7 @@ pub(super) async fn serve(
 async fn one_life(
     flags: &WorkerFlags,
     arguments: &[String],
+    nats: Option<&Nats>,
     discovery: &Discovery,
     shutdown: &Shutdown,
     served_since: &mut Option<Instant>,
@@ -88,7 +91,7 @@ async fn one_life(
         started = start(flags, arguments) => started?,
         () = shutdown.first.cancelled() => return Ok(()),
     };
-    let config = worker_config(flags, 0)?;
+    let config = worker_config(flags, 0, nats)?;
     let served = served_model(flags, &model);
     // A store that is away is waited for, but not against the will of who started us.
     let worker = tokio::select! {

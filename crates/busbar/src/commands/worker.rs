@@ -3,6 +3,7 @@
 use super::model::{bring, engine_kind, engine_word};
 use super::{discovery, runtime, vllm_worker};
 use crate::cli::{self, Command};
+use crate::flags::nats::{EventPlane, RequestPlane};
 use crate::flags::worker::{EngineChoice, WorkerFlags};
 use crate::flags::{manifest, mocker};
 use crate::logging;
@@ -10,6 +11,7 @@ use crate::progress::Progress;
 use crate::report::Failure;
 use crate::shutdown::{self, Shutdown};
 use ::runtime::discovery::{Discovery, DiscoveryError};
+use ::runtime::nats::Nats;
 use ::runtime::request_plane::RequestServerConfig;
 use ::runtime::system_server::SystemServerConfig;
 use ::worker::card::ServedModel;
@@ -117,6 +119,7 @@ async fn serve_own(
     discovery: &Discovery,
     shutdown: &Shutdown,
 ) -> Result<(), Failure> {
+    let nats = flags.nats()?;
     let progress = Arc::new(Mutex::new(Progress::new(false)));
     let model = bring(flags.model.as_deref(), kind, &progress).await?;
     let mut workers = Vec::new();
@@ -124,7 +127,7 @@ async fn serve_own(
     for index in 0..count {
         tokio::time::sleep(if index == 0 { Duration::ZERO } else { stagger(flags, count) }).await;
         let started = start_engine(kind, flags, &model).await?;
-        let config = worker_config(flags, index)?;
+        let config = worker_config(flags, index, nats.as_ref())?;
         let served = served_model(flags, &model);
         let start = Worker::start(config, started, served, discovery.member());
         // A store that is away is waited for, but not against the will of who started us.
@@ -165,7 +168,7 @@ pub(super) fn served_model(flags: &WorkerFlags, model: &LocalModel) -> ServedMod
     served
 }
 
-pub(super) fn worker_config(flags: &WorkerFlags, index: u32) -> Result<WorkerConfig, Failure> {
+pub(super) fn worker_config(flags: &WorkerFlags, index: u32, nats: Option<&Nats>) -> Result<WorkerConfig, Failure> {
     let endpoint = match &flags.endpoint {
         None => EndpointId::new(&flags.namespace, "backend", "generate"),
         Some(text) => EndpointId::parse(text).ok_or_else(|| {
@@ -186,6 +189,8 @@ pub(super) fn worker_config(flags: &WorkerFlags, index: u32) -> Result<WorkerCon
     };
     config.event_host = flags.event_host.clone().unwrap_or_else(|| "0.0.0.0".into());
     config.event_advertise_host = Some(advertised(flags.event_host.as_ref()));
+    config.events_over = nats.filter(|_| flags.event_plane == EventPlane::Nats).cloned();
+    config.requests_over = nats.filter(|_| flags.request_plane == RequestPlane::Nats).cloned();
     // As with stock workers, one process has one system port: its first worker's.
     config.system = u16::try_from(flags.system_port)
         .ok()

@@ -1,6 +1,7 @@
 //! Flags of a frontend: those of `dynamo.frontend` that apply, and ours.
 
 use super::discovery::{DiscoveryBackend, EtcdFlags};
+use super::nats::{EventPlane, NatsFlags, RequestPlane};
 use clap::{ArgAction, Args};
 use frontend::{FrontendConfig, HttpConfig, LimitConfig};
 use router::{RouterConfig, RouterMode};
@@ -53,12 +54,12 @@ pub(crate) struct FrontendFlags {
     /// Where workers are found; `file` is a folder on this machine (DYN_FILE_KV).
     #[arg(long, env = "DYN_DISCOVERY_BACKEND", value_enum, default_value = "file")]
     pub(crate) discovery_backend: DiscoveryBackend,
-    /// How requests travel.
-    #[arg(long, env = "DYN_REQUEST_PLANE", default_value = "tcp", value_parser = ["tcp"])]
-    request_plane: String,
-    /// How events travel.
-    #[arg(long, env = "DYN_EVENT_PLANE", default_value = "zmq", value_parser = ["zmq"])]
-    event_plane: String,
+    /// How requests travel. Each worker's record says how it is reached, whatever this says; nats connects at the start.
+    #[arg(long, env = "DYN_REQUEST_PLANE", default_value = "tcp", value_enum)]
+    request_plane: RequestPlane,
+    /// How events travel. Each worker's record says where it is heard, whatever this says; nats connects at the start.
+    #[arg(long, env = "DYN_EVENT_PLANE", default_value = "zmq", value_enum)]
+    event_plane: EventPlane,
     /// Address on which workers call back with answers; the first that is not loopback when absent.
     #[arg(long, env = "DYN_TCP_RESPONSE_STREAM_HOST")]
     response_host: Option<String>,
@@ -72,6 +73,8 @@ pub(crate) struct FrontendFlags {
     /// address in front of a NAT. Ports stay the same.
     #[arg(long, value_name = "HOST", env = "BUSBAR_ADVERTISE_HOST")]
     advertise_host: Option<String>,
+    #[command(flatten)]
+    nats: NatsFlags,
     #[command(flatten)]
     router: RouterFlags,
     #[command(flatten)]
@@ -248,6 +251,8 @@ impl FrontendFlags {
             response_host: self.response_host,
             response_port: self.response_port,
             response_advertise_host: self.advertise_host,
+            nats: self.nats.config("busbar frontend"),
+            use_nats: self.event_plane == EventPlane::Nats || self.request_plane == RequestPlane::Nats,
             metrics_prefix: self.metrics_prefix,
             force_include_usage: limits.force_include_usage,
             ignore_unsupported_fields: limits.ignore_unsupported_fields,

@@ -5,4 +5,5 @@ pub(crate) mod dynamo_vllm;
 pub(crate) mod frontend;
 pub(crate) mod manifest;
 pub(crate) mod mocker;
+pub(crate) mod nats;
 pub(crate) mod worker;

@@ -1,7 +1,10 @@
 //! Flags of a worker: those of `dynamo.vllm` and `dynamo.mocker` that apply, and ours.
 
 use super::discovery::{DiscoveryBackend, EtcdFlags};
+use super::nats::{EventPlane, NatsFlags, RequestPlane};
+use crate::report::Failure;
 use clap::{Args, ValueEnum};
+use runtime::nats::Nats;
 use std::num::NonZeroU32;
 
 /// Which engine.
@@ -38,12 +41,12 @@ pub(crate) struct WorkerFlags {
     /// Where this worker is announced; `file` is a folder on this machine (DYN_FILE_KV).
     #[arg(long, env = "DYN_DISCOVERY_BACKEND", value_enum, default_value = "file")]
     pub(crate) discovery_backend: DiscoveryBackend,
-    /// How requests travel.
-    #[arg(long, env = "DYN_REQUEST_PLANE", default_value = "tcp", value_parser = ["tcp"])]
-    request_plane: String,
-    /// How events travel.
-    #[arg(long, env = "DYN_EVENT_PLANE", default_value = "zmq", value_parser = ["zmq"])]
-    event_plane: String,
+    /// How requests travel to this worker.
+    #[arg(long, env = "DYN_REQUEST_PLANE", default_value = "tcp", value_enum)]
+    pub(crate) request_plane: RequestPlane,
+    /// How this worker's events travel.
+    #[arg(long, env = "DYN_EVENT_PLANE", default_value = "zmq", value_enum)]
+    pub(crate) event_plane: EventPlane,
     /// Address on which requests are taken; all when absent.
     #[arg(long, env = "DYN_TCP_RPC_HOST")]
     pub(crate) tcp_host: Option<String>,
@@ -73,6 +76,8 @@ pub(crate) struct WorkerFlags {
     #[arg(long, env = "DYN_WORKER_GRACEFUL_SHUTDOWN_TIMEOUT", default_value_t = 8)]
     pub(crate) drain_timeout_secs: u64,
     #[command(flatten)]
+    pub(crate) nats: NatsFlags,
+    #[command(flatten)]
     pub(crate) limits: EngineLimits,
     #[command(flatten)]
     pub(crate) embedded: EmbeddedFlags,
@@ -82,6 +87,14 @@ pub(crate) struct WorkerFlags {
     pub(crate) vllm: VllmFlags,
     #[command(flatten)]
     pub(crate) etcd: EtcdFlags,
+}
+
+impl WorkerFlags {
+    /// The connection to NATS, when events or requests of this process go over it.
+    pub(crate) fn nats(&self) -> Result<Option<Nats>, Failure> {
+        let needed = self.event_plane == EventPlane::Nats || self.request_plane == RequestPlane::Nats;
+        if needed { self.nats.connection("busbar worker").map(Some) } else { Ok(None) }
+    }
 }
 
 /// Limits that every engine has, by vLLM's names.

@@ -47,7 +47,7 @@ impl Machine {
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         for (name, _) in std::env::vars() {
-            if ["DYN_", "BUSBAR_", "XDG_", "HF_"].iter().any(|prefix| name.starts_with(prefix)) {
+            if ["DYN_", "BUSBAR_", "XDG_", "HF_", "NATS_"].iter().any(|prefix| name.starts_with(prefix)) {
                 command.env_remove(name);
             }
         }

@@ -5,12 +5,13 @@ use crate::health::Fault;
 use crate::metrics::Metrics;
 use crate::workers::WorkerSet;
 use prometheus_client::metrics::gauge::Gauge;
-use protocol::discovery::EndpointRecord;
-use protocol::events::{KV_EVENTS, RecoveryAnswer, RecoveryQuery};
+use protocol::discovery::{EndpointRecord, EventChannelRecord};
+use protocol::events::{RecoveryAnswer, RecoveryQuery};
 use protocol::ids::{EndpointId, WorkerRank};
 use protocol::kv::{KvChange, WorkerKvEvent};
 use router::Applied;
 use runtime::event_plane::{Envelope, Subscriber};
+use runtime::nats::Nats;
 use runtime::request_plane::RequestClient;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +25,12 @@ const DUMP_TRIES: u32 = 4;
 const DUMP_BLOCKS_AT_ONCE: usize = 1_024;
 /// Longest wait for the subscription before the dump is asked for all the same.
 const SUBSCRIBE_WAIT: Duration = Duration::from_secs(2);
-/// Silence after which the worker is asked once whether anything was missed.
+/// Silence after which the worker is asked once whether anything was missed; while the broker of its events is away,
+/// how often it is asked.
 const QUIET: Duration = Duration::from_secs(2);
+/// Silence of a worker behind a broker after which it is asked again and again: its own connection to the broker may
+/// be cut while ours holds, and nothing would tell.
+const UNHEARD: Duration = Duration::from_secs(20);
 /// Wait before another try; grows with the tries.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -33,6 +38,7 @@ enum Event {
     Message(Envelope),
     Reconnected,
     Lost,
+    CutOrHealed,
     Quiet,
     Closed,
 }
@@ -41,8 +47,9 @@ enum Event {
 pub(super) struct Follow {
     pub(super) workers: Arc<WorkerSet>,
     pub(super) worker: WorkerRank,
-    /// `tcp://HOST:PORT` of the publisher.
-    pub(super) endpoint: String,
+    /// Where its events are published.
+    pub(super) channel: EventChannelRecord,
+    pub(super) nats: Nats,
     /// Whom to ask for what was missed.
     pub(super) recovery: EndpointRecord,
     pub(super) client: RequestClient,
@@ -84,7 +91,7 @@ impl Counts {
 impl Follow {
     /// Follows until the task is dropped.
     pub(super) async fn run(self) {
-        match Subscriber::connect(&self.endpoint, KV_EVENTS).await {
+        match Subscriber::follow(&self.channel, &self.nats).await {
             Ok(subscriber) => self.follow(subscriber).await,
             Err(error) => tracing::warn!(worker_id = %self.worker.worker_id, %error, "subscribe to KV events"),
         }
@@ -97,14 +104,18 @@ impl Follow {
         let mut connections = subscriber.connections();
         connections.mark_unchanged();
         let mut losses = subscriber.losses();
+        let mut links = subscriber.links();
         self.dump().await;
-        let mut unchecked = false;
+        // A broker may take our subscription a moment later than the worker made its dump.
+        let mut unchecked = subscriber.is_brokered();
         loop {
+            let silence = silence_of(subscriber.is_brokered(), *links.borrow_and_update(), unchecked);
             let event = tokio::select! {
                 envelope = subscriber.next() => envelope.map_or(Event::Closed, Event::Message),
                 Ok(()) = connections.changed() => Event::Reconnected,
                 Ok(()) = losses.changed() => Event::Lost,
-                () = tokio::time::sleep(QUIET), if unchecked => Event::Quiet,
+                Ok(()) = links.changed() => Event::CutOrHealed,
+                () = tokio::time::sleep(silence.unwrap_or_default()), if silence.is_some() => Event::Quiet,
             };
             match event {
                 Event::Closed => return,
@@ -120,6 +131,8 @@ impl Follow {
                         tracing::warn!(worker_id = %worker, "a worker's event connection is lost: out of routing until it answers");
                     }
                 }
+                // The broker went or came: how long a silence may be is another question now.
+                Event::CutOrHealed => {}
                 // What was published in between is lost. The last events of a burst may be, too, and no later
                 // number would tell: one question after each burst settles it.
                 Event::Reconnected | Event::Quiet => {
@@ -258,6 +271,16 @@ impl Follow {
     }
 }
 
+/// How long a silence may be before the worker is asked whether anything was missed.
+fn silence_of(brokered: bool, linked: bool, unchecked: bool) -> Option<Duration> {
+    match (unchecked || !linked, brokered) {
+        (true, _) => Some(QUIET),
+        (false, true) => Some(UNHEARD),
+        // A connection to the worker itself that holds and is quiet has nothing to tell.
+        (false, false) => None,
+    }
+}
+
 /// `events` in parts of at most `blocks_max` blocks; a single event over it is a part of its own.
 fn parts_of(events: &[WorkerKvEvent], blocks_max: usize) -> Vec<&[WorkerKvEvent]> {
     let blocks_of = |event: &WorkerKvEvent| match &event.event.data {
@@ -290,6 +313,20 @@ mod tests {
         let block_hashes = (0..blocks as u64).map(BlockHash).collect();
         let event = KvEvent { event_id, data: KvChange::Removed(RemovedBlocks { block_hashes }), dp_rank: 0 };
         WorkerKvEvent { worker_id: InstanceId(1), storage_tier: StorageTier::Device, residency_domain: None, event }
+    }
+
+    #[test]
+    fn a_silence_is_asked_about_after_a_burst_and_over_a_broker_again_and_again() {
+        for (brokered, linked, unchecked, expected) in [
+            (false, true, false, None),
+            (false, true, true, Some(QUIET)),
+            (true, true, true, Some(QUIET)),
+            (true, true, false, Some(UNHEARD)),
+            // While the broker is away the worker is asked in its place.
+            (true, false, false, Some(QUIET)),
+        ] {
+            assert_eq!(silence_of(brokered, linked, unchecked), expected, "{brokered} {linked} {unchecked}");
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Follows one publisher of load reports.
 
 use crate::models::Catalog;
-use protocol::events::{KV_METRICS, KvMetrics};
+use protocol::discovery::EventChannelRecord;
+use protocol::events::KvMetrics;
 use runtime::event_plane::Subscriber;
+use runtime::nats::Nats;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,18 +12,19 @@ use std::time::Duration;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Takes over every report until the task is dropped.
-pub(super) async fn follow(catalog: Arc<Catalog>, endpoint: String) {
+pub(super) async fn follow(catalog: Arc<Catalog>, channel: EventChannelRecord, nats: Nats) {
+    let publisher = channel.instance_id;
     loop {
-        match Subscriber::connect(&endpoint, KV_METRICS).await {
+        match Subscriber::follow(&channel, &nats).await {
             Ok(mut subscriber) => {
                 while let Some(envelope) = subscriber.next().await {
                     match envelope.decode::<KvMetrics>() {
                         Ok(report) => catalog.report(report),
-                        Err(error) => tracing::debug!(endpoint, %error, "a load report does not decode"),
+                        Err(error) => tracing::debug!(%publisher, %error, "a load report does not decode"),
                     }
                 }
             }
-            Err(error) => tracing::debug!(endpoint, %error, "subscribe to load reports"),
+            Err(error) => tracing::debug!(%publisher, %error, "subscribe to load reports"),
         }
         tokio::time::sleep(RETRY).await;
     }

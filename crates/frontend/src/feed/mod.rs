@@ -11,9 +11,10 @@ use crate::metrics::Metrics;
 use crate::models::Catalog;
 use crate::replica::OwnPublishers;
 use crate::workers::WorkerSet;
-use protocol::discovery::{EventChannelRecord, EventSourceRecord, EventTransport};
+use protocol::discovery::{EventChannelRecord, EventSourceRecord};
 use protocol::events::{ACTIVE_SEQUENCES_EVENTS, KV_EVENTS, KV_METRICS};
 use protocol::ids::{EndpointId, InstanceId, WorkerRank};
+use runtime::nats::Nats;
 use runtime::request_plane::RequestClient;
 use runtime::tasks::Tasks;
 use std::collections::{BTreeMap, HashSet};
@@ -27,6 +28,7 @@ pub(crate) struct Feeds {
     client: RequestClient,
     metrics: Arc<Metrics>,
     catalog: Arc<Catalog>,
+    nats: Nats,
     cache_wanted: bool,
     /// This process's own publishers of bookings; `None` if those of others are not followed.
     bookings: Option<OwnPublishers>,
@@ -40,17 +42,23 @@ pub(crate) struct Feeds {
 /// One followed publisher; dropping it ends its task.
 struct Feed {
     _tasks: Tasks,
-    endpoint: String,
+    channel: EventChannelRecord,
     /// Whose cache it tells; absent for load reports and bookings.
     cache: Option<(Arc<WorkerSet>, WorkerRank)>,
 }
 
 impl Feeds {
     /// `cache_wanted` is false for routers that do not look at caches.
-    pub(crate) fn new(client: RequestClient, metrics: Arc<Metrics>, catalog: Arc<Catalog>, cache_wanted: bool) -> Self {
+    pub(crate) fn new(
+        client: RequestClient,
+        metrics: Arc<Metrics>,
+        catalog: Arc<Catalog>,
+        nats: Nats,
+        cache_wanted: bool,
+    ) -> Self {
         let (channels, sources, running) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (bookings, refused) = (None, HashSet::new());
-        Self { client, metrics, catalog, cache_wanted, bookings, channels, sources, running, refused }
+        Self { client, metrics, catalog, nats, cache_wanted, bookings, channels, sources, running, refused }
     }
 
     /// Follows what other frontends book, too; `own` are the publishers that are not theirs.
@@ -89,7 +97,7 @@ impl Feeds {
         let set_of = |instance: InstanceId| sets.iter().find(|set| set.contains(instance));
         let (channels, sources) = (&self.channels, &self.sources);
         self.running.retain(|key, feed| {
-            let same = channels.get(key).and_then(zmq_endpoint).is_some_and(|endpoint| endpoint == feed.endpoint);
+            let same = channels.get(key).is_some_and(|channel| *channel == feed.channel);
             let alive = feed.cache.as_ref().is_none_or(|(workers, rank)| {
                 let kept = sets.iter().any(|set| Arc::ptr_eq(set, workers));
                 kept && sources.contains_key(key) && workers.contains(rank.worker_id)
@@ -102,14 +110,10 @@ impl Feeds {
         let waiting: Vec<String> = channels.keys().filter(|key| !self.running.contains_key(*key)).cloned().collect();
         for key in waiting {
             let Some(channel) = self.channels.get(&key) else { continue };
-            let Some(endpoint) = zmq_endpoint(channel).map(str::to_owned) else {
-                self.refuse(&key, "only ZMQ event channels are followed yet");
-                continue;
-            };
             let feed = match channel.topic.as_str() {
-                KV_METRICS => Some(self.load_feed(&endpoint)),
-                ACTIVE_SEQUENCES_EVENTS => Some(self.bookings_feed(&endpoint)),
-                _ => self.cache_feed(&key, &endpoint, set_of),
+                KV_METRICS => Some(self.load_feed(channel)),
+                ACTIVE_SEQUENCES_EVENTS => Some(self.bookings_feed(channel)),
+                _ => self.cache_feed(&key, channel, set_of),
             };
             let Some(feed) = feed else { continue };
             if self.running.len() >= FEEDS_MAX {
@@ -144,7 +148,7 @@ impl Feeds {
     fn cache_feed<'a>(
         &self,
         key: &str,
-        endpoint: &str,
+        channel: &EventChannelRecord,
         set_of: impl Fn(InstanceId) -> Option<&'a Arc<WorkerSet>>,
     ) -> Option<Feed> {
         if !self.cache_wanted {
@@ -156,38 +160,33 @@ impl Feeds {
         let follow = cache::Follow {
             workers: workers.clone(),
             worker,
-            endpoint: endpoint.to_owned(),
+            channel: channel.clone(),
+            nats: self.nats.clone(),
             recovery: source.metadata.recovery_target.clone(),
             client: self.client.clone(),
             counts: cache::Counts::new(&self.metrics, &source.metadata.kv_state_endpoint),
         };
         let tasks = Tasks::new();
         tasks.spawn("kv events", follow.run());
-        Some(Feed { _tasks: tasks, endpoint: endpoint.to_owned(), cache: Some((workers, worker)) })
+        Some(Feed { _tasks: tasks, channel: channel.clone(), cache: Some((workers, worker)) })
     }
 
-    fn load_feed(&self, endpoint: &str) -> Feed {
+    fn load_feed(&self, channel: &EventChannelRecord) -> Feed {
         let tasks = Tasks::new();
-        tasks.spawn("kv metrics", load::follow(self.catalog.clone(), endpoint.to_owned()));
-        Feed { _tasks: tasks, endpoint: endpoint.to_owned(), cache: None }
+        tasks.spawn("kv metrics", load::follow(self.catalog.clone(), channel.clone(), self.nats.clone()));
+        Feed { _tasks: tasks, channel: channel.clone(), cache: None }
     }
 
-    fn bookings_feed(&self, endpoint: &str) -> Feed {
+    fn bookings_feed(&self, channel: &EventChannelRecord) -> Feed {
         let tasks = Tasks::new();
-        tasks.spawn("bookings of others", sequences::follow(self.catalog.clone(), endpoint.to_owned()));
-        Feed { _tasks: tasks, endpoint: endpoint.to_owned(), cache: None }
+        let follow = sequences::follow(self.catalog.clone(), channel.clone(), self.nats.clone());
+        tasks.spawn("bookings of others", follow);
+        Feed { _tasks: tasks, channel: channel.clone(), cache: None }
     }
 
     fn refuse(&mut self, key: &str, reason: &str) {
         if self.refused.insert(key.to_owned()) {
             tracing::warn!(channel = key, reason, "an event channel is not followed");
         }
-    }
-}
-
-fn zmq_endpoint(channel: &EventChannelRecord) -> Option<&str> {
-    match &channel.transport {
-        EventTransport::Zmq { endpoint } => Some(endpoint),
-        EventTransport::Nats { .. } => None,
     }
 }

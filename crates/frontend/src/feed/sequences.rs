@@ -2,9 +2,11 @@
 //! prompt is computed.
 
 use crate::models::Catalog;
+use protocol::discovery::EventChannelRecord;
 use protocol::dynamo::DecodeError;
-use protocol::events::{ACTIVE_SEQUENCES_EVENTS, ActiveSequenceEvent, ActiveSequencesMessage};
+use protocol::events::{ActiveSequenceEvent, ActiveSequencesMessage};
 use runtime::event_plane::{Envelope, Subscriber};
+use runtime::nats::Nats;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +24,12 @@ enum Event {
 }
 
 /// Takes over every event until the task is dropped.
-pub(super) async fn follow(catalog: Arc<Catalog>, endpoint: String) {
+pub(super) async fn follow(catalog: Arc<Catalog>, channel: EventChannelRecord, nats: Nats) {
+    let publisher = channel.instance_id;
     loop {
-        match Subscriber::connect(&endpoint, ACTIVE_SEQUENCES_EVENTS).await {
+        match Subscriber::follow(&channel, &nats).await {
             Ok(subscriber) => Heard::new(catalog.clone()).listen(subscriber).await,
-            Err(error) => tracing::debug!(endpoint, %error, "subscribe to bookings"),
+            Err(error) => tracing::debug!(%publisher, %error, "subscribe to bookings"),
         }
         tokio::time::sleep(RETRY).await;
     }

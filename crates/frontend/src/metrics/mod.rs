@@ -17,11 +17,12 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use runtime::discovery::StoreHealth;
+use runtime::nats::Nats;
 use runtime::request_plane::Traffic;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use telemetry::{exposition, frontend as f, own, router as r, transport as t, workers as w};
+use telemetry::{exposition, frontend as f, nats as n, own, router as r, transport as t, workers as w};
 
 /// Label of requests for a model that does not exist, so that clients cannot make labels.
 pub(crate) const UNKNOWN_MODEL: &str = "unknown_model";
@@ -104,6 +105,10 @@ pub(crate) struct Metrics {
     transport_bytes_received: Counters,
     transport_bytes_sent: Counters,
     transport_errors: Counters,
+    nats_connected: Gauges,
+    nats_connections: Counters,
+    nats_unread: Counters,
+    nats_errors: Counters,
 
     pub(crate) template_seconds: Histograms,
     pub(crate) tokenize_seconds: Histograms,
@@ -208,6 +213,10 @@ impl Metrics {
             transport_bytes_received: reg.counters(&t::TRANSPORT_TCP_BYTES_RECEIVED_TOTAL),
             transport_bytes_sent: reg.counters(&t::TRANSPORT_TCP_BYTES_SENT_TOTAL),
             transport_errors: reg.counters(&t::TRANSPORT_TCP_ERRORS_TOTAL),
+            nats_connected: reg.gauges(&n::CONNECTED),
+            nats_connections: reg.counters(&n::CONNECTIONS_TOTAL),
+            nats_unread: reg.counters(&n::EVENTS_UNREAD_TOTAL),
+            nats_errors: reg.counters(&n::TRANSPORT_NATS_ERRORS_TOTAL),
             template_seconds: reg.histograms(&f::TEMPLATE_SECONDS),
             tokenize_seconds: reg.histograms(&f::TOKENIZE_SECONDS),
             tokenizer_latency_ms: reg.histograms(&f::TOKENIZER_LATENCY_MS),
@@ -257,12 +266,28 @@ impl Metrics {
             (&self.transport_bytes_sent, traffic.bytes_sent()),
             (&self.transport_errors, traffic.errors()),
         ] {
-            let counter = counters.with(&[]);
-            // Two renderings at once may count the same growth twice only if both read the counter before either
-            // adds to it: the lock keeps them apart.
-            let _one_at_a_time = self.models.lock();
-            counter.inc_by(total.saturating_sub(counter.get()));
+            self.raise(counters, &[], total);
         }
+    }
+
+    /// Takes over what the connection to NATS has counted itself.
+    pub(crate) fn catch_up_nats(&self, nats: &Nats) {
+        self.nats_connected.with(&[]).set(i64::from(nats.is_connected()));
+        self.raise(&self.nats_connections, &[], nats.counts().sessions());
+        self.raise(&self.nats_unread, &[], nats.unread());
+        let failures = nats.counts().failures();
+        for error_type in n::ERROR_TYPES {
+            self.raise(&self.nats_errors, &[error_type], failures.get(error_type).copied().unwrap_or(0));
+        }
+    }
+
+    /// Brings a counter to a total that is counted elsewhere.
+    fn raise(&self, counters: &Counters, labels: &[&str], total: u64) {
+        let counter = counters.with(labels);
+        // Two renderings at once may count the same growth twice only if both read the counter before either adds to
+        // it: the lock keeps them apart.
+        let _one_at_a_time = self.models.lock();
+        counter.inc_by(total.saturating_sub(counter.get()));
     }
 
     /// Counts the text work of one prompt.

@@ -1,7 +1,7 @@
 //! What discovery says, put in order: for each model name the accepted card and its workers, and who is left out. Pure.
 
 use protocol::card::ModelCard;
-use protocol::discovery::{EndpointRecord, ModelRecord, RequestTransport};
+use protocol::discovery::{EndpointRecord, ModelRecord};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -118,11 +118,7 @@ impl Ledger {
                 continue;
             }
             let Some(endpoint) = self.endpoints.get(key) else { continue };
-            if matches!(endpoint.transport, RequestTransport::NatsTcp(_)) {
-                leave_out("it takes requests over NATS, which is not spoken here yet".into());
-            } else {
-                group.members.push((endpoint.clone(), card.clone()));
-            }
+            group.members.push((endpoint.clone(), card.clone()));
         }
         (groups, left_out)
     }
@@ -203,6 +199,7 @@ fn facts(card: &ModelCard) -> [(&'static str, String); 9] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::discovery::RequestTransport;
     use serde_json::json;
 
     fn endpoint(instance: u64) -> EndpointRecord {
@@ -287,13 +284,13 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_takes_requests_over_nats_is_left_out() {
+    fn a_worker_that_takes_requests_over_nats_is_one_like_any_other() {
         let mut ledger = ledger(&[(1, &|_| ()), (2, &|_| ())]);
         let mut nats = endpoint(1);
         nats.transport = RequestTransport::NatsTcp("dynamo_backend.generate-1".into());
         ledger.put_endpoint("1".into(), nats);
-        assert_eq!(members(&ledger), [2]);
-        assert!(ledger.groups().1[0].reason.contains("NATS"));
+        assert_eq!(members(&ledger), [1, 2]);
+        assert!(ledger.groups().1.is_empty());
     }
 
     #[test]

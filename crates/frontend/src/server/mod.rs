@@ -30,6 +30,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::FutureExt;
 use runtime::discovery::Discovery;
+use runtime::nats::Nats;
 use serde_json::json;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -53,6 +54,7 @@ pub(crate) struct App {
     pub(crate) board: Arc<RouteBoard>,
     /// Only for its health: the watcher of models follows it.
     pub(crate) discovery: Discovery,
+    pub(crate) nats: Nats,
     pub(crate) text_threads: TextThreads,
     pub(crate) body_room: BodyRoom,
     pub(crate) started: Instant,
@@ -78,6 +80,7 @@ impl App {
             set.refresh_gauges();
         }
         self.metrics.catch_up(self.dispatcher.traffic(), self.discovery.health());
+        self.metrics.catch_up_nats(&self.nats);
         self.metrics.render()
     }
 

@@ -14,6 +14,9 @@ mod liveness;
 mod losses;
 mod metrics;
 mod models;
+mod nats;
+#[path = "../../../runtime/tests/nats_server/mod.rs"]
+mod nats_server;
 mod page;
 mod port;
 mod replicas;

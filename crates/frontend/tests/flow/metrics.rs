@@ -100,7 +100,8 @@ fn of_the_frontend() -> impl Iterator<Item = &'static MetricSpec> {
     METRICS.iter().filter(|spec| {
         let of_a_worker = telemetry::component::ALL.contains(spec)
             || spec.name.starts_with("dynamo_work_handler_")
-            || spec.name.starts_with("busbar_engine_");
+            || spec.name.starts_with("busbar_engine_")
+            || spec.name == telemetry::nats::EVENTS_DROPPED_TOTAL.name;
         !of_a_worker
     })
 }

@@ -4,8 +4,8 @@
 use crate::stage::model_folder;
 use protocol::card::ModelCard;
 use protocol::discovery::{
-    Codec, EndpointRecord, EventChannelRecord, EventScope, EventSourceMetadata, EventSourceRecord, EventTransport,
-    ModelRecord, Record, RequestTransport,
+    Codec, EndpointRecord, EventChannelRecord, EventScope, EventSourceMetadata, EventSourceRecord, ModelRecord, Record,
+    RequestTransport,
 };
 use protocol::events::{KV_EVENTS, KV_METRICS, KvMetrics, RecoveryAnswer, RecoveryQuery};
 use protocol::ids::{EndpointId, InstanceId, PublisherId, WorkerRank};
@@ -16,6 +16,7 @@ use protocol::output::{Annotated, CompletionUsage, EngineOutput, FinishReason};
 use protocol::request::PreprocessedRequest;
 use runtime::discovery::Discovery;
 use runtime::event_plane::Publisher;
+use runtime::nats::Nats;
 use runtime::request_plane::{
     ErrorClass, Incoming, RequestServer, RequestServerConfig, Responder, decode_or_refuse, wire_error,
 };
@@ -51,6 +52,8 @@ pub(crate) struct WorkerPlan {
     pub(crate) address: Option<String>,
     /// Promises beats, one a second, and sends so many before its first token.
     pub(crate) beats: Option<u32>,
+    /// Over this connection in place of sockets of its own.
+    pub(crate) nats: Option<Nats>,
     /// Tokens whose blocks it has before anybody hears of it.
     pub(crate) cached: Vec<u32>,
 }
@@ -112,7 +115,7 @@ impl ScriptedWorker {
         let generate = worker.endpoint(&server, "generate");
         server.serve(path_of(&generate), Arc::new(handler));
         if plan.kv_events {
-            worker.publish_caches(&server).await;
+            worker.publish_caches(&server, plan.nats.as_ref()).await;
         }
         worker.server = Some(server);
         worker.discovery.register(&Record::Endpoint(generate)).await.unwrap();
@@ -213,18 +216,19 @@ impl ScriptedWorker {
         })
     }
 
-    async fn publish_caches(&mut self, server: &RequestServer) {
+    async fn publish_caches(&mut self, server: &RequestServer, nats: Option<&Nats>) {
         let scope = EventScope::Endpoint { endpoint: EndpointId::new("dynamo", "backend", "generate") };
-        let publisher = Publisher::bind("127.0.0.1", "127.0.0.1", KV_EVENTS).await.unwrap();
-        let load = Publisher::bind("127.0.0.1", "127.0.0.1", KV_METRICS).await.unwrap();
-        for (topic, id, endpoint) in
-            [(KV_EVENTS, publisher.id(), publisher.endpoint()), (KV_METRICS, load.id(), load.endpoint())]
-        {
+        let open = async |topic: &str| match nats {
+            Some(nats) => Publisher::over_nats(nats, &scope, topic).unwrap(),
+            None => Publisher::bind("127.0.0.1", "127.0.0.1", topic).await.unwrap(),
+        };
+        let (publisher, load) = (open(KV_EVENTS).await, open(KV_METRICS).await);
+        for publisher in [&publisher, &load] {
             let channel = EventChannelRecord {
                 scope: scope.clone(),
-                topic: topic.into(),
-                instance_id: id,
-                transport: EventTransport::Zmq { endpoint },
+                topic: publisher.topic().into(),
+                instance_id: publisher.id(),
+                transport: publisher.transport(),
             };
             self.discovery.register(&Record::EventChannel(channel)).await.unwrap();
         }
