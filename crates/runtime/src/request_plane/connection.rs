@@ -205,7 +205,7 @@ async fn answer(shared: Arc<Shared>, job: Job) {
         }
         tracing::warn!(request = %id, "its frontend has fallen silent; the request is cancelled");
         cancelled.cancel();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let mut control = std::pin::pin!(listen(read, &cancelled));
     let work = async {
