@@ -68,10 +68,10 @@ class Machine(contextlib.AbstractContextManager):
     def stock(self, name, module, *arguments):
         return self.start(name, needed("BENCH_DYNAMO_PYTHON"), "-m", module, *arguments)
 
-    def stock_mockers(self, workers=4):
+    def stock_mockers(self, workers=4, speedup="1e6"):
         """Stock mocker workers that answer as fast as they can (a speed-up of 0 would be real time in 1.6.1)."""
         return self.stock("mockers", "dynamo.mocker", "--model-path", needed("BENCH_HF_FOLDER"), "--model-name", "tiny",
-                          "--num-workers", workers, "--speedup-ratio", "1e6", "--block-size", "16",
+                          "--num-workers", workers, "--speedup-ratio", speedup, "--block-size", "16",
                           "--discovery-backend", "file")
 
     def our_frontend(self, port):
@@ -129,9 +129,13 @@ def stop(process):
             process.wait()
 
 
+def load_program():
+    return str((ROOT / needed("BENCH_LOAD")).resolve())
+
+
 def load(mode, port, model, **options):
     """Runs our client, and gives its figures."""
-    command = [str((ROOT / needed("BENCH_LOAD")).resolve()), mode, "--address", f"127.0.0.1:{port}", "--model", model]
+    command = [load_program(), mode, "--address", f"127.0.0.1:{port}", "--model", model]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LOAD_MAX_S, check=False)

@@ -7,6 +7,7 @@ import sys
 import part_frontend
 import part_http
 import part_libraries
+import part_routers
 import part_startup
 from figures import Figures
 
@@ -14,6 +15,7 @@ PARTS = {
     "engine": part_libraries.engine,
     "http": part_http.run,
     "frontend": part_frontend.run,
+    "routers": part_routers.run,
     "startup": part_startup.run,
     "router": part_libraries.router,
     "text": part_libraries.text,

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 export BUSBAR=${BUSBAR:-$target/release/busbar}
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(text router engine startup http frontend)
+[ ${#parts[@]} -gt 0 ] || parts=(text router engine startup http frontend routers)
 
 # stock: the Python of stock Dynamo, installed once; BENCH_DYNAMO_PYTHON names another one.
 stock() {
@@ -33,13 +33,20 @@ load() {
   export BENCH_LOAD=$target/bench/release/load
 }
 
+# routers: the two routers that forward HTTP, installed once.
+routers() {
+  need_routers
+  export BENCH_VLLM_ROUTER=$VLLM_ROUTER BENCH_SGLANG_ROUTER=$SGLANG_ROUTER
+}
+
 for part in "${parts[@]}"; do
   case $part in
     text | router) model ;;
     engine) model ;;
     http) model; load ;;
     startup | frontend) model; load; stock ;;
-    *) echo "bench/run.sh: no part \"$part\"; there are text, router, engine, startup, http, frontend" >&2; exit 2 ;;
+    routers) load; routers ;;
+    *) echo "bench/run.sh: no part \"$part\"; there are text, router, engine, startup, http, frontend, routers" >&2; exit 2 ;;
   esac
 done
 exec python3 bench/measure.py "${parts[@]}"

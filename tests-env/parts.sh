@@ -31,6 +31,21 @@ need_dynamo() {
   mark dynamo "$want"
 }
 
+# The routers that Busbar is measured beside. Only the bench needs them.
+need_routers() {
+  VLLM_ROUTER=$PARTS/vllm-router/bin/vllm-router SGLANG_ROUTER=$PARTS/sglang-router/bin/sglang-router
+  local name
+  for name in "vllm-router==0.1.17" "sglang-router==0.3.2"; do
+    local folder=${name%%==*}
+    have "$folder" "$name" && continue
+    installing "$name"
+    rm -rf "${PARTS:?}/$folder"
+    python3 -m venv "$PARTS/$folder"
+    "$PARTS/$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$name"
+    mark "$folder" "$name"
+  done
+}
+
 need_cargo_deny() {
   CARGO_DENY=$PARTS/cargo-deny/bin/cargo-deny
   have cargo-deny $CARGO_DENY_VERSION && return

@@ -13,6 +13,7 @@ struct Tally {
     first_ms: Vec<f64>,
     total_ms: Vec<f64>,
     tokens: u64,
+    prompt_tokens: u64,
     events: usize,
     errors: usize,
 }
@@ -26,6 +27,7 @@ impl Tally {
         self.first_ms.push((answer.first - answer.sent).as_secs_f64() * 1e3);
         self.total_ms.push((answer.last - answer.sent).as_secs_f64() * 1e3);
         self.tokens += answer.tokens;
+        self.prompt_tokens += answer.prompt_tokens;
         self.events += answer.events.len();
     }
 }
@@ -72,6 +74,7 @@ fn figures(tallies: Vec<Tally>, seconds: f64) -> Value {
         all.first_ms.extend(tally.first_ms);
         all.total_ms.extend(tally.total_ms);
         all.tokens += tally.tokens;
+        all.prompt_tokens += tally.prompt_tokens;
         all.events += tally.events;
         all.errors += tally.errors;
     }
@@ -79,7 +82,8 @@ fn figures(tallies: Vec<Tally>, seconds: f64) -> Value {
     all.total_ms.sort_by(f64::total_cmp);
     let answered = all.total_ms.len();
     json!({
-        "requests": answered, "errors": all.errors, "seconds": seconds, "tokens": all.tokens, "events": all.events,
+        "requests": answered, "errors": all.errors, "seconds": seconds, "tokens": all.tokens,
+        "prompt_tokens": all.prompt_tokens, "events": all.events,
         "requests_per_second": answered as f64 / seconds, "tokens_per_second": all.tokens as f64 / seconds,
         "first_ms_p50": percentile(&all.first_ms, 0.5), "first_ms_p99": percentile(&all.first_ms, 0.99),
         "total_ms_p50": percentile(&all.total_ms, 0.5), "total_ms_p99": percentile(&all.total_ms, 0.99),

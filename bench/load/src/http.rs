@@ -23,6 +23,8 @@ pub struct Answer {
     pub events: Vec<Instant>,
     /// `usage.completion_tokens` as the server tells it.
     pub tokens: u64,
+    /// `usage.prompt_tokens` as the server tells it.
+    pub prompt_tokens: u64,
 }
 
 pub struct Connection {
@@ -64,8 +66,8 @@ impl Connection {
                 let last = Instant::now();
                 lines.end(last, &mut on_event);
                 let first = lines.first.unwrap_or(last);
-                let Lines { events, tokens, .. } = lines;
-                return Ok(Answer { status: head.status, sent, first, last, events, tokens });
+                let Lines { events, tokens, prompt_tokens, .. } = lines;
+                return Ok(Answer { status: head.status, sent, first, last, events, tokens, prompt_tokens });
             }
             self.fill().await?;
         }
@@ -129,6 +131,7 @@ struct Lines {
     first: Option<Instant>,
     events: Vec<Instant>,
     tokens: u64,
+    prompt_tokens: u64,
 }
 
 impl Lines {
@@ -151,6 +154,9 @@ impl Lines {
     fn line(&mut self, line: &[u8], now: Instant, on_event: &mut impl FnMut(usize)) {
         if let Some(tokens) = number_after(line, b"\"completion_tokens\":") {
             self.tokens = tokens;
+        }
+        if let Some(tokens) = number_after(line, b"\"prompt_tokens\":") {
+            self.prompt_tokens = tokens;
         }
         // Content is a delta or a text that is not empty; the events of role, end and usage are not counted.
         let content = [&b"\"content\":\""[..], b"\"text\":\""].iter().any(|key| {

@@ -4,7 +4,10 @@
 //! - `requests`: a closed loop of `--requests` chats at `--concurrency` on kept-alive connections, each prompt its own;
 //! - `streams`: `--streams` at once, tokens a second while all of them run;
 //! - `prefill`: one prompt of `--prompt-tokens`, time to its first token;
-//! - `gap`: the worst gap of any of `--streams` streams while a prompt of `--prompt-tokens` enters.
+//! - `gap`: the worst gap of any of `--streams` streams while a prompt of `--prompt-tokens` enters;
+//! - `serve`: not a client, but the HTTP worker behind the routers that forward HTTP.
+//!
+//! `--prompt-words N` makes the prompts of `requests` about so long.
 //!
 //! `--pids A,B` adds CPU seconds and memory of these processes over the measured part.
 
@@ -13,6 +16,7 @@ mod http;
 mod long_prompt;
 mod process;
 mod prompts;
+mod serve;
 
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -29,6 +33,7 @@ pub struct Options {
     pub stream: bool,
     pub streams: usize,
     pub prompt_tokens: usize,
+    pub prompt_words: usize,
     pub seed: u64,
     pub pids: Vec<u32>,
 }
@@ -54,6 +59,7 @@ impl Options {
             stream: number("stream", take("stream"), 0)? == 1,
             streams: number("streams", take("streams"), 1)?,
             prompt_tokens: number("prompt-tokens", take("prompt-tokens"), 64)?,
+            prompt_words: number("prompt-words", take("prompt-words"), 0)?,
             seed: number("seed", take("seed"), 0)? as u64,
             pids: take("pids").unwrap_or_default().split(',').filter_map(|pid| pid.parse().ok()).collect(),
         };
@@ -79,7 +85,7 @@ fn main() -> ExitCode {
 }
 
 fn run(words: &[String]) -> Result<Value, String> {
-    let (mode, rest) = words.split_first().ok_or("a mode is needed: requests, streams, prefill or gap")?;
+    let (mode, rest) = words.split_first().ok_or("a mode is needed: requests, streams, prefill, gap or serve")?;
     let options = Options::parse(rest)?;
     // One thread: the client must leave the cores to what is measured.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
@@ -91,6 +97,7 @@ fn run(words: &[String]) -> Result<Value, String> {
             "streams" => long_prompt::streams(&options).await,
             "prefill" => long_prompt::prefill(&options).await,
             "gap" => long_prompt::gap(&options).await,
+            "serve" => serve::run(&options).await,
             other => Err(format!("{other:?} is not a mode")),
         }
     })?;

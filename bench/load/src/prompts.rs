@@ -3,11 +3,22 @@
 use crate::Options;
 use serde_json::{Value, json};
 
-/// A chat of eight words.
+/// Words of long prompts: ordinary ones of one or two tokens.
+const WORDS: [&str; 16] = [
+    "river", "stone", "market", "quiet", "seven", "window", "garden", "letter", "winter", "bridge", "number", "silver",
+    "morning", "engine", "paper", "harbour",
+];
+
+/// A chat of eight words and `--prompt-words` more.
 pub fn chat(options: &Options, number: usize) -> Value {
+    let mut content = format!("{} {number} tell me of rivers and of hills", options.seed);
+    for pick in tokens(options.seed * 1_000_003 + number as u64, options.prompt_words) {
+        content.push(' ');
+        content.push_str(WORDS[pick as usize % WORDS.len()]);
+    }
     let mut body = json!({
         "model": options.model,
-        "messages": [{"role": "user", "content": format!("{} {number} tell me of rivers and of hills", options.seed)}],
+        "messages": [{"role": "user", "content": content}],
         "max_tokens": options.max_tokens,
         "ignore_eos": true,
     });

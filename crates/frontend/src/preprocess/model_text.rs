@@ -77,7 +77,7 @@ impl ModelText {
         context_length: Option<u32>,
         mdc_sum: Option<String>,
     ) -> Result<Self, ModelTextError> {
-        let tokenizer = Tokenizer::load(&files.tokenizer)?;
+        let mut tokenizer = Tokenizer::load(&files.tokenizer)?;
         let tokenizer_config = read_json(files.tokenizer_config.as_deref())?;
         let config = read_json(files.config.as_deref())?;
         let generation_config = read_json(files.generation_config.as_deref())?;
@@ -85,6 +85,7 @@ impl ModelText {
         let template = ChatTemplate::of_model(source.as_deref(), &tokenizer_config)?;
         let eos_token_ids = eos_token_ids(&tokenizer, &generation_config, &config, &tokenizer_config);
         let model_vocabulary = config.get("vocab_size").and_then(Value::as_u64).unwrap_or(0);
+        tokenizer.release_reference();
         let vocabulary_len = tokenizer.vocabulary_len().max(usize::try_from(model_vocabulary).unwrap_or(0));
         Ok(Self {
             name: name.to_owned(),

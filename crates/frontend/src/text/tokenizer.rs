@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Largest `tokenizer.json`, bytes; the largest known (262 k tokens) has 34 MB.
 const MAX_TOKENIZER_BYTES: u64 = 256 * 1024 * 1024;
@@ -56,7 +57,10 @@ pub enum Encoder {
 
 /// A tokenizer of one model. Immutable; share it.
 pub struct Tokenizer {
-    reference: tokenizers::Tokenizer,
+    /// The reference takes some 20 bytes of memory for each of the file. It is let go of once nothing needs it any more, and made
+    /// again from the file if something does.
+    reference: OnceLock<tokenizers::Tokenizer>,
+    json: Box<[u8]>,
     fast: Option<fastokens::Tokenizer>,
     encoder: Encoder,
     /// Absent when the reference must decode.
@@ -91,11 +95,7 @@ impl Tokenizer {
     /// # Errors
     /// When it is none that `tokenizers` reads.
     pub fn from_json(json: &[u8]) -> Result<Self, TokenizerError> {
-        let mut reference =
-            tokenizers::Tokenizer::from_bytes(json).map_err(|error| TokenizerError::Parse(error.to_string()))?;
-        // A file may ask for truncation or padding: training settings that would falsify prompts.
-        reference.with_padding(None);
-        reference.with_truncation(None).map_err(|error| TokenizerError::Parse(error.to_string()))?;
+        let reference = reference_of(json)?;
         let value: Value = serde_json::from_slice(json).map_err(|error| TokenizerError::Parse(error.to_string()))?;
         let (tokens, special) = vocabulary(&reference)?;
         let spelling = value.get("decoder").and_then(Spelling::of_decoder);
@@ -118,7 +118,20 @@ impl Tokenizer {
         let texts =
             tokens.iter().zip(&special).filter(|(_, special)| **special).filter_map(|(text, _)| text.as_deref());
         let control = ControlTokens::of(texts);
-        Ok(Self { reference, fast, encoder, pieces, special, control, has_normalizer })
+        let (reference, json) = (OnceLock::from(reference), json.into());
+        Ok(Self { reference, json, fast, encoder, pieces, special, control, has_normalizer })
+    }
+
+    /// Gives back the memory of the reference tokenizer, where the fast encoder and the byte table do its work.
+    pub fn release_reference(&mut self) {
+        if self.fast.is_some() && self.pieces.is_some() {
+            self.reference.take();
+        }
+    }
+
+    /// The reference; made anew when it was released, which blocks as long as the load did.
+    fn reference(&self) -> &tokenizers::Tokenizer {
+        self.reference.get_or_init(|| reference_of(&self.json).expect("the same bytes made one at the load"))
     }
 
     /// Which encoder is in use, and why if it is the slower one.
@@ -165,7 +178,7 @@ impl Tokenizer {
     /// When the tokenizer's model refuses the text.
     pub fn encode_by_reference(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
         let encoding = self
-            .reference
+            .reference()
             .encode_fast(text, add_special_tokens)
             .map_err(|error| TokenizerError::Encode { bytes: text.len(), reason: error.to_string() })?;
         Ok(encoding.get_ids().to_vec())
@@ -173,7 +186,7 @@ impl Tokenizer {
 
     /// Decodes a whole text by the reference. Ids without a token are left out.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> String {
-        self.reference.decode(ids, skip_special_tokens).unwrap_or_default()
+        self.reference().decode(ids, skip_special_tokens).unwrap_or_default()
     }
 
     /// The bytes of a token. Without a byte table: those of its text alone.
@@ -186,7 +199,7 @@ impl Tokenizer {
 
     /// The id of a token by its text, such as `<|im_end|>`.
     pub fn token_id(&self, token: &str) -> Option<u32> {
-        self.reference.token_to_id(token)
+        self.reference().token_to_id(token)
     }
 
     /// Whether `skip_special_tokens` leaves it out.
@@ -213,6 +226,15 @@ impl Tokenizer {
     pub(crate) fn piece(&self, id: u32) -> Option<&[u8]> {
         self.pieces.as_ref().map(|pieces| pieces.bytes(id))
     }
+}
+
+fn reference_of(json: &[u8]) -> Result<tokenizers::Tokenizer, TokenizerError> {
+    let parse = |error: tokenizers::Error| TokenizerError::Parse(error.to_string());
+    let mut reference = tokenizers::Tokenizer::from_bytes(json).map_err(parse)?;
+    // A file may ask for truncation or padding: training settings that would falsify prompts.
+    reference.with_padding(None);
+    reference.with_truncation(None).map_err(parse)?;
+    Ok(reference)
 }
 
 /// Token texts by id, and which of them are special.
