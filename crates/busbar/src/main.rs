@@ -22,6 +22,11 @@ use graph::argv::{self, Module};
 use report::Failure;
 use std::process::ExitCode;
 
+/// A frontend loads a tokenizer of tens of megabytes and lets most of it go. This allocator gives such memory back to the
+/// system within seconds; the C library's keeps it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     descriptors::raise();
     let argv: Vec<String> = std::env::args().collect();

@@ -5,7 +5,9 @@ use protocol::space::Space;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use router::index::Overlap;
-use router::{Booking, Loads, Overlaps, Prompt, Request, RouterConfig, Snapshot, TierBlocks, WorkerView, select};
+use router::{
+    Booking, Loads, Overlaps, Prompt, Request, RouterConfig, RouterMode, Snapshot, TierBlocks, WorkerView, select,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -28,14 +30,14 @@ fn check(cached_everywhere: u32, prompt_of: fn(usize) -> Prompt) {
     let views: Vec<WorkerView> = (0..WORKERS).map(|worker| WorkerView::of(rank(worker))).collect();
     let cached = TierBlocks { device: cached_everywhere, ..TierBlocks::default() };
     let overlaps: Overlaps = (0..WORKERS).map(|worker| Overlap { worker: rank(worker), cached }).collect();
+    let config = RouterConfig { mode: RouterMode::Kv, ..RouterConfig::default() };
     let (mut loads, mut dice) = (Loads::new(BLOCK), SmallRng::seed_from_u64(23));
     let mut counts = BTreeMap::<WorkerRank, usize>::new();
     for number in 0..REQUESTS {
         let prompt = prompt_of(number);
         let snapshot = Snapshot { workers: &views, overlaps: &overlaps, loads: &loads };
         let request = Request::of(&prompt);
-        let placed =
-            select(&RouterConfig::default(), &request, &snapshot, number as u64, &mut dice).expect("a worker is there");
+        let placed = select(&config, &request, &snapshot, number as u64, &mut dice).expect("a worker is there");
         let (worker, prefill_tokens) = (placed.worker, placed.prefill_tokens);
         *counts.entry(worker).or_default() += 1;
         let id = number.to_string();
