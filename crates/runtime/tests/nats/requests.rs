@@ -57,7 +57,7 @@ async fn a_request_goes_through_the_server_and_its_answer_comes_over_tcp() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn its_bytes_are_those_of_a_stock_frontend() {
+async fn its_bytes_are_those_of_a_stock_frontend_and_one_header_of_ours() {
     let Some(server) = NatsServer::start("") else { return };
     let stranger = async_nats::connect(server.url()).await.unwrap();
     let mut requests = stranger.queue_subscribe(SUBJECT, "q".into()).await.unwrap();
@@ -69,7 +69,8 @@ async fn its_bytes_are_those_of_a_stock_frontend() {
     let headers = message.headers.unwrap();
     let mut names: Vec<String> = headers.iter().map(|(name, _)| name.to_string()).collect();
     names.sort();
-    assert_eq!(names, ["request-id", "x-frontend-send-ts-ns"], "and no x-endpoint-path");
+    let expected = ["request-id", "x-busbar-caller", "x-frontend-send-ts-ns"];
+    assert_eq!(names, expected, "one more of ours, which a stock worker passes over; and no x-endpoint-path");
     assert_eq!(headers.get("request-id").unwrap().as_str(), "an-id");
     assert!(message.reply.unwrap().starts_with("_INBOX."));
     let mut rest = bytes::BytesMut::from(message.payload);
