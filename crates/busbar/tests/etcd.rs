@@ -173,7 +173,9 @@ fn a_worker_that_is_told_to_stop_takes_its_records_and_its_lease_with_it() {
     let mut machine = Machine::new();
     let pid = worker(&mut machine, &etcd.endpoints(), "worker");
     until("the worker's records", || (etcd.records().len() == 7).then_some(()));
-    let id = etcd.records()[3].0.rsplit('/').next().unwrap().to_owned();
+    let records = etcd.records();
+    let (key, _) = records.iter().find(|(key, _)| key.starts_with("v1/instances/")).unwrap();
+    let id = key.rsplit('/').next().unwrap().to_owned();
     assert!(etcd.ctl(&["lease", "list"]).unwrap().contains(&id), "the instance is the lease: {:?}", etcd.records());
     kill(pid, "-TERM");
     until("no records", || etcd.records().is_empty().then_some(()));
@@ -226,7 +228,7 @@ metadata:
 spec:
   envs:
     - name: ETCD_ENDPOINTS
-      value: ENDPOINTS
+      value: ADDRESSES
   services:
     Frontend:
       componentType: frontend
@@ -246,7 +248,7 @@ fn a_graph_that_asks_for_etcd_is_found_through_etcd() {
     let etcd = EtcdServer::one(&program);
     let machine = Machine::new();
     let graph =
-        |workers: &str| GRAPH.replace("ENDPOINTS\n", &format!("{}\n", etcd.endpoints())).replace("WORKERS", workers);
+        |workers: &str| GRAPH.replace("ADDRESSES", &etcd.endpoints()).replace("WORKERS", workers);
     let mixed = machine.file("mixed.yaml", &graph("file"));
     let ended = machine.run(&["up", mixed.to_str().unwrap()]);
     assert_eq!(ended.code, Some(2), "{}", ended.err);

@@ -124,8 +124,7 @@ impl Scene {
         Crowd::start(&[&self.frontend], &chats(32)).finish_whole(&self.stage);
     }
 
-    fn is_out_and_the_log_says_so(&self) {
-        assert!(!in_routing(&states(&self.frontend).unwrap()[&INSTANCE.0]));
+    fn the_log_says_so(&self) {
         let log = std::fs::read_to_string(self.stage.log(&self.frontend.name)).unwrap();
         let told = log.lines().any(|line| line.contains("WARN") && line.contains("worker_id=bad"));
         assert!(told, "the log says which worker, and why\n{}", self.stage.logs());
@@ -140,7 +139,8 @@ fn a_worker_whose_acknowledgements_are_noise_is_never_asked_for_an_answer() {
         (!in_routing(states(&scene.frontend)?.get(&INSTANCE.0)?)).then_some(())
     });
     scene.answers_are_whole();
-    scene.is_out_and_the_log_says_so();
+    assert!(!in_routing(&states(&scene.frontend).unwrap()[&INSTANCE.0]));
+    scene.the_log_says_so();
     let moved = scene.frontend.migrations("new_request") + scene.frontend.migrations("ongoing_request");
     assert_eq!(moved, 0.0, "a request was sent there");
 }
@@ -156,5 +156,5 @@ fn a_worker_whose_items_are_no_tokens_costs_no_request_and_is_asked_no_more() {
     let again = scene.babbler.asked() - asked;
     eprintln!("asked {asked} times by the first 32 requests, {again} times by the next");
     assert!(again <= 4, "it is out of routing, but for a look now and then");
-    scene.is_out_and_the_log_says_so();
+    scene.the_log_says_so();
 }

@@ -108,7 +108,7 @@ impl NatsLine {
                 return Err(self.away());
             };
             fits(&session, headers, payload)?;
-            let sent = self.send(&session, subject, headers, payload, expected, &mut ready);
+            let sent = self.send(&session, (subject, headers, payload), expected, &mut ready);
             match tokio::time::timeout(ACK_TIMEOUT, sent).await.unwrap_or(Outcome::Silence) {
                 Outcome::Reply(Reply::Ack(Ack::Overloaded(why))) => {
                     return Err(failed(ErrorClass::WorkerOverloaded, &why));
@@ -141,9 +141,7 @@ impl NatsLine {
     async fn send(
         &self,
         session: &Session,
-        subject: &str,
-        headers: &HeaderMap,
-        payload: &Bytes,
+        (subject, headers, payload): (&str, &HeaderMap, &Bytes),
         expected: &mut Expected,
         ready: &mut watch::Receiver<Option<Session>>,
     ) -> Outcome {
