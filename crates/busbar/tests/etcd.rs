@@ -247,8 +247,7 @@ fn a_graph_that_asks_for_etcd_is_found_through_etcd() {
     let Some(program) = program() else { return };
     let etcd = EtcdServer::one(&program);
     let machine = Machine::new();
-    let graph =
-        |workers: &str| GRAPH.replace("ADDRESSES", &etcd.endpoints()).replace("WORKERS", workers);
+    let graph = |workers: &str| GRAPH.replace("ADDRESSES", &etcd.endpoints()).replace("WORKERS", workers);
     let mixed = machine.file("mixed.yaml", &graph("file"));
     let ended = machine.run(&["up", mixed.to_str().unwrap()]);
     assert_eq!(ended.code, Some(2), "{}", ended.err);
