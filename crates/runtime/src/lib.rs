@@ -5,13 +5,14 @@
 //! gets an answer or a [`RequestError`](request_plane::RequestError) within a named time, and every socket, queue and
 //! task has an owner and a bound.
 //!
-//! Start with [`discovery`] to find peers, [`request_plane`] to talk to one, [`event_plane`] to hear what happens.
+//! Start with [`discovery`] to find peers, [`request_plane`] to talk to one, [`event_plane`] to hear what happens. [`world`] is the machine below.
 
 pub mod discovery;
 pub mod event_plane;
 pub mod request_plane;
 pub mod system_server;
 pub mod tasks;
+pub mod world;
 
 mod local_host;
 

@@ -5,6 +5,7 @@ use super::error::{ErrorClass, RequestError};
 use super::pool::{Connection, Lost, Pool};
 use super::response_stream::ResponseStream;
 use super::traffic::Traffic;
+use crate::world::World;
 use bytes::{Bytes, BytesMut};
 use protocol::discovery::{Codec, EndpointRecord, RequestTransport};
 use protocol::dynamo::control::StreamType;
@@ -34,6 +35,8 @@ pub struct RequestClientConfig {
     pub ack_timeout: Duration,
     /// How long a worker may take to call home after its ack.
     pub call_home_timeout: Duration,
+    /// The machine that it runs on.
+    pub world: World,
 }
 
 impl Default for RequestClientConfig {
@@ -46,6 +49,7 @@ impl Default for RequestClientConfig {
             connect_timeout: Duration::from_secs(5),
             ack_timeout: Duration::from_secs(5),
             call_home_timeout: Duration::from_secs(10),
+            world: World::default(),
         }
     }
 }
@@ -73,9 +77,14 @@ impl RequestClient {
         let advertise = config.advertise_host.as_deref();
         let traffic = Arc::new(Traffic::default());
         let (host, port) = (&config.response_host, config.response_port);
-        let listener = CallHomeListener::bind(host, port, advertise, traffic.clone()).await?;
-        let pool = Pool::new(config.connect_timeout, traffic.clone());
+        let listener = CallHomeListener::bind(&config.world, host, port, advertise, traffic.clone()).await?;
+        let pool = Pool::new(config.world.clone(), config.connect_timeout, traffic.clone());
         Ok(Self { shared: Arc::new(Shared { config, listener, pool, traffic }) })
+    }
+
+    /// The machine that it runs on.
+    pub fn world(&self) -> &World {
+        &self.shared.config.world
     }
 
     /// What went over the request connections since the start.

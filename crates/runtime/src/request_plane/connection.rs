@@ -4,7 +4,7 @@ use super::error::{ErrorClass, wire_error};
 use super::incoming::{Handler, Incoming};
 use super::responder::Responder;
 use super::server::Shared;
-use super::socket;
+use crate::world::{ReadHalf, Stream, World};
 use bytes::BytesMut;
 use protocol::dynamo::control::{RequestType, StreamType};
 use protocol::dynamo::two_part::encode_control;
@@ -14,8 +14,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +39,7 @@ struct Job {
 }
 
 /// Reads requests, acknowledges them in order, and starts them, until the peer closes or breaks the protocol.
-pub(super) async fn serve(shared: Arc<Shared>, mut stream: TcpStream, peer: SocketAddr) {
+pub(super) async fn serve(shared: Arc<Shared>, mut stream: Stream, peer: SocketAddr) {
     let mut inbox = BytesMut::new();
     loop {
         let (outcome, acks, jobs) = take_requests(&shared, &mut inbox);
@@ -73,7 +71,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut stream: TcpStream, peer: Sock
     }
 }
 
-async fn read_within(stream: &mut TcpStream, inbox: &mut BytesMut, limit: Option<Duration>) -> io::Result<usize> {
+async fn read_within(stream: &mut Stream, inbox: &mut BytesMut, limit: Option<Duration>) -> io::Result<usize> {
     match limit {
         None => stream.read_buf(inbox).await,
         Some(limit) => tokio::time::timeout(limit, stream.read_buf(inbox)).await.unwrap_or_else(|_| {
@@ -151,7 +149,7 @@ fn start(shared: &Arc<Shared>, job: Job) {
 /// Calls home, runs the handler, and listens for a cancel meanwhile.
 async fn answer(shared: Arc<Shared>, job: Job) {
     let Job { handler, incoming, call_home, many_in, taken } = job;
-    let stream = match tokio::time::timeout(shared.config.call_home_timeout, call(&call_home)).await {
+    let stream = match tokio::time::timeout(shared.config.call_home_timeout, call(&shared.config.world, &call_home)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::warn!(request = %incoming.id, address = %call_home.address, %error, "cannot call home");
@@ -197,8 +195,8 @@ async fn answer(shared: Arc<Shared>, job: Job) {
     }
 }
 
-async fn call(call_home: &CallHome) -> io::Result<TcpStream> {
-    let mut stream = socket::dial(&call_home.address).await?;
+async fn call(world: &World, call_home: &CallHome) -> io::Result<Stream> {
+    let mut stream = world.dial(&call_home.address).await?;
     let mut handshake = BytesMut::new();
     let greeting = Handshake { subject: call_home.subject.clone(), stream_type: StreamType::Response };
     encode_control(&greeting, &mut handshake).map_err(io::Error::other)?;
@@ -207,7 +205,7 @@ async fn call(call_home: &CallHome) -> io::Result<TcpStream> {
 }
 
 /// Reads what the frontend says until it closes; whatever ends it, the request is cancelled then.
-async fn listen(mut read: OwnedReadHalf, cancelled: &CancellationToken) {
+async fn listen(mut read: ReadHalf, cancelled: &CancellationToken) {
     let _cancel_at_end = cancelled.clone().drop_guard();
     let mut inbox = BytesMut::with_capacity(64);
     loop {
