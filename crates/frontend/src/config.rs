@@ -3,6 +3,7 @@
 //! The door reads flags and environment and fills this; nothing here reads either.
 
 pub use router::{RouterConfig, RouterMode};
+use runtime::world::World;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -82,6 +83,8 @@ pub struct FrontendConfig {
     pub ignore_unsupported_fields: bool,
     /// Refuse `nvext`: `DYN_DISABLE_FRONTEND_NVEXT`.
     pub disable_nvext: bool,
+    /// The machine that it runs on.
+    pub world: World,
 }
 
 /// Sockets, keys and bind rules.
@@ -154,6 +157,7 @@ impl Default for FrontendConfig {
             force_include_usage: false,
             ignore_unsupported_fields: false,
             disable_nvext: false,
+            world: World::default(),
         }
     }
 }

@@ -13,7 +13,8 @@ use router::{Prompt, SelectError};
 use runtime::request_plane::{ErrorClass, RequestClient, RequestError, ResponseStream, Traffic};
 use runtime::tasks::Tasks;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Waits of a probe between two tries to reach a lost worker.
 const PROBE_FIRST: Duration = Duration::from_millis(100);
@@ -187,7 +188,7 @@ impl Dispatcher {
             tracing::warn!(worker_id = %worker, model = workers.model, %error, "a worker failed a request");
         }
         if newly_lost {
-            self.probes.spawn("probe a lost worker", probe(workers.clone(), worker));
+            self.probes.spawn("probe a lost worker", probe(self.client.clone(), workers.clone(), worker));
         }
     }
 }
@@ -197,14 +198,14 @@ fn silent(timeout: Duration) -> RequestError {
 }
 
 /// Tries to connect until it works; then the worker may be chosen again.
-pub(crate) async fn probe(workers: Arc<WorkerSet>, worker: InstanceId) {
+pub(crate) async fn probe(client: RequestClient, workers: Arc<WorkerSet>, worker: InstanceId) {
     let mut wait = PROBE_FIRST;
     loop {
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(PROBE_MAX);
         let Some(endpoint) = workers.endpoint(worker) else { return };
         let Some(address) = tcp_address(&endpoint) else { return };
-        let connect = tokio::net::TcpStream::connect(address);
+        let connect = client.world().dial(address);
         if matches!(tokio::time::timeout(PROBE_CONNECT, connect).await, Ok(Ok(_))) {
             tracing::info!(worker_id = %worker, model = workers.model, "a lost worker accepts connections again");
             workers.recovered(worker);

@@ -17,8 +17,9 @@ use runtime::tasks::Tasks;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Time for tasks to notice that they were cancelled.
@@ -89,7 +90,7 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
     let client = RequestClient::start(response_config(&config)).await.map_err(FrontendError::Responses)?;
 
     let config = Arc::new(config);
-    let metrics = Arc::new(Metrics::new(rand::random::<u64>() >> 11, config.metrics_prefix.as_deref()));
+    let metrics = Arc::new(Metrics::new(config.world.random() >> 11, config.metrics_prefix.as_deref()));
     let catalog = Arc::new(Catalog::default());
     let board = Arc::new(RouteBoard::default());
     let follow_caches = config.use_kv_events && config.router.mode == RouterMode::Kv;
@@ -125,7 +126,7 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
 }
 
 fn listen(what: &'static str, address: SocketAddr, config: &FrontendConfig) -> Result<Listener, FrontendError> {
-    Listener::bind(address, config.http.listen_backlog).map_err(|source| FrontendError::Listen {
+    Listener::bind(&config.world, address, config.http.listen_backlog).map_err(|source| FrontendError::Listen {
         what,
         address,
         source,
@@ -145,11 +146,21 @@ fn serve(app: &Arc<App>, api: Listener, admin: Option<Listener>, background: Tas
         listeners.spawn("http listener", serve);
     }
     let (graceful, draining) = (app.config.http.graceful_shutdown_timeout, app.draining.clone());
-    Frontend { address, admin_address, graceful, draining, stop_accepting, listeners, connections, background }
+    Frontend {
+        address,
+        admin_address,
+        graceful,
+        draining,
+        stop_accepting,
+        listeners,
+        connections,
+        background,
+    }
 }
 
 fn response_config(config: &FrontendConfig) -> RequestClientConfig {
-    let mut client = RequestClientConfig { response_port: config.response_port, ..RequestClientConfig::default() };
+    let (response_port, world) = (config.response_port, config.world.clone());
+    let mut client = RequestClientConfig { response_port, world, ..RequestClientConfig::default() };
     if let Some(host) = &config.response_host {
         client.response_host.clone_from(host);
         client.advertise_host = Some(host.clone());

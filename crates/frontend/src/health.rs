@@ -1,6 +1,7 @@
 //! Whether a worker may be chosen: one that failed is set aside for a while, but never makes a deployment of one fail.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// First time aside; doubles with each failure in a row.
 const ASIDE_FIRST: Duration = Duration::from_secs(1);

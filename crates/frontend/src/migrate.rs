@@ -9,7 +9,8 @@ use protocol::output::{EngineOutput, FinishReason};
 use protocol::request::PreprocessedRequest;
 use runtime::request_plane::{ErrorClass, RequestError};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Wait before the only worker is asked again; four times as long with each try: 0.1, 0.4, 1.6 s.
 const AGAIN_FIRST: Duration = Duration::from_millis(100);

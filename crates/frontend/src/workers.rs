@@ -19,7 +19,8 @@ use router::select::{Pin, Snapshot};
 use router::{Applied, BookingId, Index, Loads, Overlaps, Placement, Prompt, RouterConfig, SelectError, WorkerView};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Data-parallel ranks read from one card; more is a mistake in the card.
 const RANKS_MAX: u32 = 64;

@@ -17,6 +17,7 @@ use runtime::event_plane::Publisher;
 use runtime::request_plane::{RequestServer, RequestServerConfig};
 use runtime::system_server::{Health, MetadataFiles, SystemServer, SystemServerConfig};
 use runtime::tasks::{Tasks, drained_within};
+use runtime::world::World;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -68,6 +69,13 @@ impl Default for WorkerConfig {
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             started_at: Instant::now(),
         }
+    }
+}
+
+impl WorkerConfig {
+    /// The machine that the worker runs on: the request server's.
+    fn world(&self) -> &World {
+        &self.request_server.world
     }
 }
 
@@ -158,14 +166,14 @@ impl Worker {
         let loaded_in = config.started_at.elapsed();
         let card = {
             let (model, profile) = (model.clone(), profile.clone());
-            let built = tokio::task::spawn_blocking(move || card::build(&model, &profile)).await;
+            let built = config.world().off_thread(move || card::build(&model, &profile)).await;
             built.map_err(WorkerError::CardTask)??
         };
         let server = RequestServer::bind(config.request_server.clone()).await.map_err(bind("request server"))?;
         let publishers = Publishers::bind(&config).await?;
         let mut announcement = Announcement {
             endpoint: config.endpoint.clone(),
-            instance_id: InstanceId(rand::random()),
+            instance_id: InstanceId(config.world().random()),
             address: server.address(),
             device: profile.device,
             kv_events: announced(&publishers.kv_events),
@@ -301,6 +309,7 @@ impl Worker {
     /// [`WorkerError::EngineStopped`] when the engine ends by itself; the worker leaves discovery then too.
     pub async fn run_until(mut self, shutdown: CancellationToken) -> Result<(), WorkerError> {
         let died = tokio::select! {
+            biased;
             () = shutdown.cancelled() => false,
             () = self.engine_ended.cancelled() => true,
         };
@@ -364,7 +373,10 @@ impl Publishers {
         let advertised = config.event_advertise_host.clone();
         let advertised = advertised.unwrap_or_else(|| reachable(&config.event_host));
         let socket =
-            async |topic| Publisher::bind(&config.event_host, &advertised, topic).await.map_err(bind("event socket"));
+            async |topic| {
+            let bound = Publisher::bind_in(config.world(), &config.event_host, &advertised, topic).await;
+            bound.map_err(bind("event socket"))
+        };
         Ok(Self {
             kv_events: socket(KV_EVENTS).await?,
             kv_metrics: socket(KV_METRICS).await?,

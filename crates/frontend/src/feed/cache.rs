@@ -85,7 +85,7 @@ impl Counts {
 impl Follow {
     /// Follows until the task is dropped.
     pub(super) async fn run(self) {
-        match Subscriber::connect(&self.endpoint, KV_EVENTS).await {
+        match Subscriber::connect_in(self.client.world(), &self.endpoint, KV_EVENTS).await {
             Ok(subscriber) => self.follow(subscriber).await,
             Err(error) => tracing::warn!(worker_id = %self.worker.worker_id, %error, "subscribe to KV events"),
         }
@@ -102,9 +102,11 @@ impl Follow {
         let mut unchecked = false;
         loop {
             let event = tokio::select! {
-                envelope = subscriber.next() => envelope.map_or(Event::Closed, Event::Message),
-                Ok(()) = connections.changed() => Event::Reconnected,
+                // The rare before the frequent: a flood of events must not hide that the worker is gone.
+                biased;
                 Ok(()) = losses.changed() => Event::Lost,
+                Ok(()) = connections.changed() => Event::Reconnected,
+                envelope = subscriber.next() => envelope.map_or(Event::Closed, Event::Message),
                 () = tokio::time::sleep(QUIET), if unchecked => Event::Quiet,
             };
             match event {
@@ -119,7 +121,7 @@ impl Follow {
                     let worker = self.worker.worker_id;
                     if self.workers.fault(worker, Fault::Lost) {
                         tracing::warn!(worker_id = %worker, "a worker's event connection is lost: out of routing until it is reached");
-                        probe(self.workers.clone(), worker).await;
+                        probe(self.client.clone(), self.workers.clone(), worker).await;
                     }
                 }
                 // What was published in between is lost. The last events of a burst may be, too, and no later

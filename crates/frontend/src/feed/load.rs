@@ -3,6 +3,7 @@
 use crate::models::Catalog;
 use protocol::events::{KV_METRICS, KvMetrics};
 use runtime::event_plane::Subscriber;
+use runtime::world::World;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,9 @@ use std::time::Duration;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Takes over every report until the task is dropped.
-pub(super) async fn follow(catalog: Arc<Catalog>, endpoint: String) {
+pub(super) async fn follow(world: World, catalog: Arc<Catalog>, endpoint: String) {
     loop {
-        match Subscriber::connect(&endpoint, KV_METRICS).await {
+        match Subscriber::connect_in(&world, &endpoint, KV_METRICS).await {
             Ok(mut subscriber) => {
                 while let Some(envelope) = subscriber.next().await {
                     match envelope.decode::<KvMetrics>() {

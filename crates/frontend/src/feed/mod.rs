@@ -152,7 +152,7 @@ impl Feeds {
 
     fn load_feed(&self, endpoint: &str) -> Feed {
         let tasks = Tasks::new();
-        tasks.spawn("kv metrics", load::follow(self.catalog.clone(), endpoint.to_owned()));
+        tasks.spawn("kv metrics", load::follow(self.client.world().clone(), self.catalog.clone(), endpoint.to_owned()));
         Feed { _tasks: tasks, endpoint: endpoint.to_owned(), cache: None }
     }
 

@@ -22,7 +22,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
 
 /// Choices of one HTTP request, prompts times `n`. Each is a stream of its own at a worker.
 const CHOICES_MAX: usize = 256;
@@ -148,7 +149,7 @@ where
         let _turn = turn;
         work()
     };
-    match tokio::task::spawn_blocking(run).await {
+    match app.config.world.off_thread(run).await {
         Ok(result) => result,
         Err(error) => {
             tracing::error!(%error, "text work panicked");
@@ -235,7 +236,7 @@ impl Accepted {
                 let limits = &self.app.config.limits;
                 let until = Instant::now() + limits.worker_wait_max.min(limits.request_timeout);
                 let _waiting = self.app.metrics.wait_in_router(asked.model());
-                let found = self.app.catalog.find_ready(asked.model(), until.into()).await;
+                let found = self.app.catalog.find_ready(asked.model(), until).await;
                 if matches!(found, Some(Entry::NotReady(_))) {
                     self.app.metrics.model(asked.model()).waited_too_long.inc();
                 }

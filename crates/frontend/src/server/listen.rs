@@ -8,14 +8,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use runtime::tasks::Tasks;
-use socket2::{Domain, Protocol, Socket, Type};
+use runtime::world::{self, Stream, World};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -41,20 +40,14 @@ impl ServeLimits {
 
 /// A bound socket.
 pub(crate) struct Listener {
-    socket: TcpListener,
+    socket: world::Listener,
     address: SocketAddr,
 }
 
 impl Listener {
     /// Binds and listens.
-    pub(crate) fn bind(address: SocketAddr, backlog: u32) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        // A restart may take the port while old connections are in TIME_WAIT; a second listener may not.
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        let socket = TcpListener::from_std(socket.into())?;
+    pub(crate) fn bind(world: &World, address: SocketAddr, backlog: u32) -> io::Result<Self> {
+        let socket = world.listen_on(address, backlog)?;
         let address = socket.local_addr()?;
         Ok(Self { socket, address })
     }
@@ -65,7 +58,7 @@ impl Listener {
 
     /// Accepts until `stop`; each connection is a task of `connections`, which outlive this call.
     pub(crate) async fn serve(
-        self,
+        mut self,
         app: Arc<App>,
         routes: Router,
         limits: ServeLimits,
@@ -89,7 +82,7 @@ impl Listener {
                     continue;
                 }
             };
-            if let Err(error) = socket.set_nodelay(true) {
+            if let Err(error) = socket.set_nodelay() {
                 tracing::debug!(%error, "set TCP_NODELAY");
             }
             let (app, routes, limits, stop) = (app.clone(), routes.clone(), limits.clone(), stop.clone());
@@ -102,7 +95,7 @@ impl Listener {
 }
 
 /// One connection, to its end. Once `stop` fires it ends after the answer that is being written.
-async fn converse(socket: TcpStream, app: Arc<App>, routes: Router, limits: ServeLimits, stop: CancellationToken) {
+async fn converse(socket: Stream, app: Arc<App>, routes: Router, limits: ServeLimits, stop: CancellationToken) {
     let service = service_fn(move |request| {
         let (app, routes) = (app.clone(), routes.clone());
         async move { Ok::<_, Infallible>(answer(app, routes, request).await) }
@@ -115,6 +108,7 @@ async fn converse(socket: TcpStream, app: Arc<App>, routes: Router, limits: Serv
         .serve_connection(TokioIo::new(StallGuard::new(socket, WRITE_STALL_MAX)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
+        biased;
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();

@@ -42,9 +42,10 @@ impl Steps {
         while !self.stopped.is_cancelled() {
             let Some(step) = self.core.lock().begin() else {
                 tokio::select! {
-                    () = self.wake.notified() => {}
-                    Some(()) = late.next() => self.core.lock().late_delivered(1),
+                    biased;
                     () = self.stopped.cancelled() => {}
+                    Some(()) = late.next() => self.core.lock().late_delivered(1),
+                    () = self.wake.notified() => {}
                 }
                 ends = Instant::now();
                 continue;
@@ -80,8 +81,9 @@ impl Steps {
             tokio::task::yield_now().await;
         } else {
             tokio::select! {
-                () = tokio::time::sleep_until(end) => {}
+                biased;
                 () = self.stopped.cancelled() => {}
+                () = tokio::time::sleep_until(end) => {}
             }
         }
         end
