@@ -35,6 +35,8 @@ pub struct Frontend {
     listeners: Tasks,
     connections: Arc<Tasks>,
     background: Tasks,
+    #[cfg(test)]
+    app: Arc<App>,
 }
 
 /// Why a frontend cannot start.
@@ -155,6 +157,8 @@ fn serve(app: &Arc<App>, api: Listener, admin: Option<Listener>, background: Tas
         listeners,
         connections,
         background,
+        #[cfg(test)]
+        app: app.clone(),
     }
 }
 
@@ -169,6 +173,11 @@ fn response_config(config: &FrontendConfig) -> RequestClientConfig {
 }
 
 impl Frontend {
+    #[cfg(test)]
+    pub(crate) fn app(&self) -> &App {
+        &self.app
+    }
+
     /// Where the API listens.
     pub fn address(&self) -> SocketAddr {
         self.address

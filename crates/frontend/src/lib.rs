@@ -21,6 +21,8 @@ pub mod openai;
 pub mod postprocess;
 pub mod preprocess;
 mod server;
+#[cfg(test)]
+mod simulation;
 mod status;
 pub mod text;
 mod workers;

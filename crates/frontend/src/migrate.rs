@@ -209,6 +209,10 @@ fn silence(wait: Duration) -> RequestError {
 /// Makes `request` the rest of itself: the emitted tokens join the prompt, and count against the limits. `false` when
 /// nothing is left to generate.
 fn continue_after(request: &mut PreprocessedRequest, emitted: &mut Vec<u32>) -> bool {
+    #[cfg(test)]
+    if crate::simulation::planted(crate::simulation::Bug::TokenTwice) {
+        emitted.pop();
+    }
     let made = u32::try_from(emitted.len()).unwrap_or(u32::MAX);
     request.token_ids.append(emitted);
     let stop = &mut request.stop_conditions;
