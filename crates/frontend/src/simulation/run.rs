@@ -28,6 +28,23 @@ pub(super) struct Played {
     pub(super) log: Vec<String>,
     /// What must not happen and did.
     pub(super) violations: Vec<String>,
+    pub(super) endings: Endings,
+}
+
+/// How requests ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Endings {
+    pub(super) complete: u32,
+    pub(super) failed: u32,
+    pub(super) left: u32,
+}
+
+impl std::ops::AddAssign for Endings {
+    fn add_assign(&mut self, more: Self) {
+        self.complete += more.complete;
+        self.failed += more.failed;
+        self.left += more.left;
+    }
 }
 
 /// Written by everybody who plays.
@@ -36,11 +53,12 @@ pub(super) struct Log {
     start: Instant,
     lines: Arc<Mutex<Vec<String>>>,
     violations: Arc<Mutex<Vec<String>>>,
+    endings: Arc<Mutex<Endings>>,
 }
 
 impl Log {
     fn new() -> Self {
-        Self { start: Instant::now(), lines: Arc::default(), violations: Arc::default() }
+        Self { start: Instant::now(), lines: Arc::default(), violations: Arc::default(), endings: Arc::default() }
     }
 
     pub(super) fn note(&self, what: impl std::fmt::Display) {
@@ -74,8 +92,8 @@ pub(super) fn run(seed: u64) -> Played {
         }
         log
     });
-    let (log, violations) = (log.lines.lock().clone(), log.violations.lock().clone());
-    Played { log, violations }
+    let endings = *log.endings.lock();
+    Played { log: log.lines.lock().clone(), violations: log.violations.lock().clone(), endings }
 }
 
 async fn play(plan: &Plan, log: &Log) {
@@ -164,6 +182,7 @@ async fn request_each_worker(deployment: &Deployment, plan: &Plan, log: &Log) {
 fn judge(plan: &Plan, name: &str, request: &Request, outcome: Outcome, may_fail: bool, log: &Log) {
     match outcome {
         Outcome::Complete { texts, usage, worker } => {
+            log.endings.lock().complete += 1;
             log.note(format!("{name} is complete, by {worker}: {texts:?} {usage:?}"));
             for (choice, text) in texts.iter().enumerate() {
                 let expected = oracle::text(&plan.engine, request, choice as u32);
@@ -176,9 +195,13 @@ fn judge(plan: &Plan, name: &str, request: &Request, outcome: Outcome, may_fail:
                 log.violation(format!("{name}: usage says {usage:?}, it was {counted:?}"));
             }
         }
-        Outcome::Left if request.leaves_after.is_some() => log.note(format!("{name}: its client left")),
+        Outcome::Left if request.leaves_after.is_some() => {
+            log.endings.lock().left += 1;
+            log.note(format!("{name}: its client left"));
+        }
         Outcome::Left => log.violation(format!("{name}: left without a reason")),
         Outcome::Failed { status, message } => {
+            log.endings.lock().failed += 1;
             log.note(format!("{name} failed: {status} {message}"));
             if !may_fail {
                 log.violation(format!("{name} failed though a healthy worker was there: {status} {message}"));

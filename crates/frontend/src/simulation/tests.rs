@@ -1,7 +1,9 @@
 //! The seeds that are played on every run, and what shows that they would find a bug.
 
+use super::plan::{Fault, Plan};
 use super::planted::{Bug, with_bug};
-use super::run::{Played, run};
+use super::run::{Endings, Played, run};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds of one run. `BUSBAR_TEST_SEEDS` asks for more.
@@ -11,9 +13,11 @@ fn number_of(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|e| panic!("{variable}={text}: {e}")))
 }
 
-/// The first seed below `seeds` that violates something, by as many threads as there are cores.
-fn first_failure(seeds: u64, bug: Option<Bug>) -> Option<(u64, Played)> {
+/// The first seed below `seeds` that violates something, or how all requests ended; by as many threads as there are
+/// cores.
+fn play_all(seeds: u64, bug: Option<Bug>) -> Result<Endings, (u64, Played)> {
     let (next, found) = (AtomicU64::new(0), parking_lot::Mutex::new(None::<(u64, Played)>));
+    let endings = parking_lot::Mutex::new(Endings::default());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -24,6 +28,7 @@ fn first_failure(seeds: u64, bug: Option<Bug>) -> Option<(u64, Played)> {
                     && seed < seeds
                 {
                     let played = with_bug(bug, || run(seed));
+                    *endings.lock() += played.endings;
                     let mut found = found.lock();
                     if !played.violations.is_empty() && found.as_ref().is_none_or(|(lowest, _)| seed < *lowest) {
                         *found = Some((seed, played));
@@ -32,7 +37,7 @@ fn first_failure(seeds: u64, bug: Option<Bug>) -> Option<(u64, Played)> {
             });
         }
     });
-    found.into_inner()
+    found.into_inner().map_or(Ok(endings.into_inner()), Err)
 }
 
 fn fail(seed: u64, played: &Played) -> ! {
@@ -56,10 +61,10 @@ fn every_seed_of_a_thousand_keeps_every_promise() {
     }
     let seeds = number_of("BUSBAR_TEST_SEEDS").unwrap_or(SEEDS);
     let start = std::time::Instant::now();
-    if let Some((seed, played)) = first_failure(seeds, None) {
-        fail(seed, &played);
+    match play_all(seeds, None) {
+        Err((seed, played)) => fail(seed, &played),
+        Ok(endings) => println!("{seeds} seeds in {:.1} s: {endings:?}", start.elapsed().as_secs_f64()),
     }
-    println!("{seeds} seeds in {:.1} s", start.elapsed().as_secs_f64());
 }
 
 #[test]
@@ -71,8 +76,20 @@ fn the_same_seed_gives_the_same_log() {
     }
 }
 
+#[test]
+fn a_thousand_plans_hold_every_fault_with_and_without_a_healthy_worker() {
+    let kind = |fault: &Fault| format!("{fault:?}").split(' ').next().unwrap().to_owned();
+    let mut met = BTreeSet::new();
+    for plan in (0..SEEDS).map(Plan::of) {
+        met.extend(plan.faults.iter().map(|(_, fault)| (plan.no_error_allowed, kind(fault))));
+    }
+    let kinds = ["Cut", "Expire", "Freeze", "Hold", "Kill", "Leave", "Start"];
+    let all = [false, true].into_iter().flat_map(|calm| kinds.map(|kind| (calm, kind.to_owned())));
+    assert_eq!(met, all.collect());
+}
+
 fn is_found(bug: Bug) {
-    let (seed, played) = first_failure(SEEDS, Some(bug)).unwrap_or_else(|| panic!("{bug:?} is found by no seed"));
+    let Err((seed, played)) = play_all(SEEDS, Some(bug)) else { panic!("{bug:?} is found by no seed") };
     println!("{bug:?} is found by seed {seed}: {}", played.violations[0]);
 }
 

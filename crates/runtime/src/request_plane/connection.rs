@@ -149,7 +149,9 @@ fn start(shared: &Arc<Shared>, job: Job) {
 /// Calls home, runs the handler, and listens for a cancel meanwhile.
 async fn answer(shared: Arc<Shared>, job: Job) {
     let Job { handler, incoming, call_home, many_in, taken } = job;
-    let stream = match tokio::time::timeout(shared.config.call_home_timeout, call(&shared.config.world, &call_home)).await {
+    let stream = match tokio::time::timeout(shared.config.call_home_timeout, call(&shared.config.world, &call_home))
+        .await
+    {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::warn!(request = %incoming.id, address = %call_home.address, %error, "cannot call home");
