@@ -15,6 +15,7 @@ use runtime::event_plane::{Envelope, Subscriber};
 use runtime::request_plane::RequestClient;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Longest wait for a recovery answer: the dump of a full cache is one big frame.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,12 +30,17 @@ const SUBSCRIBE_WAIT: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_secs(2);
 /// Wait before another try; grows with the tries.
 const RETRY: Duration = Duration::from_millis(250);
+/// Wait before the whole cache is asked for again, when something of it could not be had; doubles to the longest. What
+/// is missing costs hits and no answer, and a worker that never tells should not be asked often.
+const REDO_FIRST: Duration = Duration::from_secs(2);
+const REDO_MAX: Duration = Duration::from_secs(60);
 
 enum Event {
     Message(Envelope),
     Reconnected,
     Lost,
     Quiet,
+    Redo,
     Closed,
 }
 
@@ -82,6 +88,31 @@ impl Counts {
     }
 }
 
+/// Whether something of the cache is missing for good, and when all of it is asked for again.
+#[derive(Default)]
+struct Doubt(Option<(Instant, Duration)>);
+
+impl Doubt {
+    fn note(&mut self, is_whole: bool) {
+        if !is_whole && self.0.is_none() {
+            self.0 = Some((Instant::now() + REDO_FIRST, REDO_FIRST));
+        }
+    }
+
+    fn put_off(&mut self) {
+        let wait = self.0.map_or(REDO_FIRST, |(_, wait)| wait * 2).min(REDO_MAX);
+        self.0 = Some((Instant::now() + wait, wait));
+    }
+
+    /// Never, as long as nothing is missing.
+    async fn due(&self) {
+        match self.0 {
+            Some((at, _)) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
 impl Follow {
     /// Follows until the task is dropped.
     pub(super) async fn run(self) {
@@ -98,7 +129,8 @@ impl Follow {
         let mut connections = subscriber.connections();
         connections.mark_unchanged();
         let mut losses = subscriber.losses();
-        self.dump().await;
+        let mut doubt = Doubt::default();
+        doubt.note(self.dump().await);
         let mut unchecked = false;
         loop {
             let event = tokio::select! {
@@ -106,13 +138,14 @@ impl Follow {
                 biased;
                 Ok(()) = losses.changed() => Event::Lost,
                 Ok(()) = connections.changed() => Event::Reconnected,
+                () = doubt.due() => Event::Redo,
                 envelope = subscriber.next() => envelope.map_or(Event::Closed, Event::Message),
                 () = tokio::time::sleep(QUIET), if unchecked => Event::Quiet,
             };
             match event {
                 Event::Closed => return,
                 Event::Message(envelope) => {
-                    self.take_message(&envelope).await;
+                    doubt.note(self.take_message(&envelope).await);
                     unchecked = true;
                 }
                 // A dead process closes this connection at once, long before its record expires: out of routing
@@ -127,62 +160,77 @@ impl Follow {
                 // What was published in between is lost. The last events of a burst may be, too, and no later
                 // number would tell: one question after each burst settles it.
                 Event::Reconnected | Event::Quiet => {
-                    self.fill(self.workers.next_event_id(self.worker)).await;
+                    doubt.note(self.fill(self.workers.next_event_id(self.worker)).await);
                     unchecked = false;
                 }
+                // A hole that could not be filled is closed by the whole: it would stay for ever otherwise.
+                Event::Redo => match self.ask(None).await {
+                    Ok(answer) => {
+                        self.apply_answer(answer).await;
+                        doubt = Doubt::default();
+                    }
+                    Err(_) => doubt.put_off(),
+                },
             }
         }
     }
 
-    async fn take_message(&self, envelope: &Envelope) {
+    /// `false` when events are missing for good.
+    async fn take_message(&self, envelope: &Envelope) -> bool {
+        let mut whole = true;
         match envelope.decode::<Vec<WorkerKvEvent>>() {
             Ok(events) => {
                 for event in &events {
-                    self.take(event).await;
+                    whole &= self.take(event).await;
                 }
             }
             Err(error) => {
                 tracing::warn!(worker_id = %self.worker.worker_id, %error, "a KV event message does not decode");
             }
         }
+        whole
     }
 
-    /// Applies one event; a hole before it is filled first.
-    async fn take(&self, event: &WorkerKvEvent) {
+    /// Applies one event; a hole before it is filled first. `false` when it could not be.
+    async fn take(&self, event: &WorkerKvEvent) -> bool {
         let rank = WorkerRank { worker_id: event.worker_id, dp_rank: event.event.dp_rank };
         if rank != self.worker {
             tracing::debug!(worker_id = %event.worker_id, "a KV event of another worker came from this publisher");
-            return;
+            return true;
         }
         let applied = self.workers.apply(event);
         let Applied::Gap { expected, got } = applied else {
             self.counts.count(&event.event.data, !matches!(applied, Applied::ParentUnknown));
-            return;
+            return true;
         };
         #[cfg(test)]
         if crate::simulation::planted(crate::simulation::Bug::DroppedEvent) {
-            return self.workers.resume_after(self.worker, got);
+            self.workers.resume_after(self.worker, got);
+            return true;
         }
         tracing::info!(worker_id = %self.worker.worker_id, expected, got, "KV events were missed");
         self.workers.count_gap(self.worker);
-        if !self.fill(expected).await {
+        let mut whole = self.fill(expected).await;
+        if !whole {
             self.workers.resume_after(self.worker, got.saturating_sub(1));
         }
         // Part of what was just recovered, or the next one after it.
         if let Applied::Gap { got, .. } = self.workers.apply(event) {
             self.workers.resume_after(self.worker, got.saturating_sub(1));
             self.workers.apply(event);
+            whole = false;
         }
         self.counts.count(&event.event.data, true);
+        whole
     }
 
-    /// Asks for all that is stored.
-    async fn dump(&self) {
+    /// Asks for all that is stored. `false` when it cannot be had.
+    async fn dump(&self) -> bool {
         for attempt in 1..=DUMP_TRIES {
             match self.ask(None).await {
                 Ok(answer) => {
                     self.apply_answer(answer).await;
-                    return;
+                    return true;
                 }
                 Err(error) => {
                     tracing::debug!(worker_id = %self.worker.worker_id, attempt, error, "ask for the KV cache's content");
@@ -191,6 +239,7 @@ impl Follow {
             }
         }
         tracing::warn!(worker_id = %self.worker.worker_id, "the worker does not tell what is cached; going on with what comes");
+        false
     }
 
     /// Asks for the events from `start` on. `false` when they cannot be had.
