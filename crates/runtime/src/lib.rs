@@ -5,7 +5,7 @@
 //! gets an answer or a [`RequestError`](request_plane::RequestError) within a named time, and every socket, queue and
 //! task has an owner and a bound.
 //!
-//! Start with [`discovery`] to find peers, [`request_plane`] to talk to one, [`event_plane`] to hear what happens.
+//! Start with [`discovery`] to find peers, [`request_plane`] to talk to one, [`event_plane`] to hear what happens. [`world`] is the machine below.
 
 pub mod discovery;
 pub mod event_plane;
@@ -13,6 +13,7 @@ pub mod nats;
 pub mod request_plane;
 pub mod system_server;
 pub mod tasks;
+pub mod world;
 
 mod local_host;
 
