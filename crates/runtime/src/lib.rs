@@ -5,7 +5,8 @@
 //! gets an answer or a [`RequestError`](request_plane::RequestError) within a named time, and every socket, queue and
 //! task has an owner and a bound.
 //!
-//! Start with [`discovery`] to find peers, [`request_plane`] to talk to one, [`event_plane`] to hear what happens. [`world`] is the machine below.
+//! Start with [`discovery`] to find peers, [`request_plane`] to talk to one, [`event_plane`] to hear what happens.
+//! [`world`] is the machine below.
 
 pub mod discovery;
 pub mod event_plane;

@@ -27,8 +27,8 @@ pub(crate) struct TextThreads {
 }
 
 impl TextThreads {
-    /// For `world`, a machine of so many cores: as many small texts at once, so that text never starves the streams, and half as
-    /// many large ones beside them.
+    /// For `world`, a machine of so many cores: as many small texts at once, so that text never starves the streams,
+    /// and half as many large ones beside them.
     pub(crate) fn new(world: World, cores: usize) -> Self {
         let cores = cores.max(1);
         let (small, large) = (Semaphore::new(cores), Semaphore::new((cores / 2).max(1)));

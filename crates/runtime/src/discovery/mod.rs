@@ -210,7 +210,8 @@ impl Discovery {
         Self { member: Arc::new(Member { store, registered: Mutex::default() }) }
     }
 
-    /// An id for a new instance on the machine of `world`. Random, but for the first of a process in etcd, which has the id of the lease.
+    /// An id for a new instance on the machine of `world`. Random, but for the first of a process in etcd, which has
+    /// the id of the lease.
     pub fn instance_id(&self, world: &World) -> InstanceId {
         match &self.member.store {
             Store::Etcd(store) => store.instance_id(),

@@ -17,7 +17,8 @@ enum Over {
 
 impl Subscriber {
     /// Subscribes to the publisher of a discovery record, over whatever transport it announces, ZMQ from the machine of
-    /// `world`. Does not wait: the subscription is made and made again in the background; [`Subscriber::subscribed`] waits for the first time.
+    /// `world`. Does not wait: the subscription is made and made again in the background; [`Subscriber::subscribed`]
+    /// waits for the first time.
     ///
     /// # Errors
     /// When the record's endpoint or subject cannot be one.

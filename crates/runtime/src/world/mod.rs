@@ -61,8 +61,8 @@ impl World {
         }
     }
 
-    /// Listens on `address`, with room for `backlog` connections that are not accepted yet. Inside a tokio runtime.
-    /// The kernel holds `send_buffer` bytes of what a peer does not take yet; a network in memory has a bound of its own.
+    /// Listens on `address`, with room for `backlog` connections that are not accepted yet. Inside a tokio runtime. The
+    /// kernel holds `send_buffer` bytes of what a peer does not take yet; a network in memory has a bound of its own.
     ///
     /// # Errors
     /// As [`World::listen`].

@@ -48,7 +48,8 @@ impl Hall {
 }
 
 impl Publisher {
-    /// On the machine of `world`: listens on `port` of `host` (0 is any free one) and announces itself as `advertise_host`.
+    /// On the machine of `world`: listens on `port` of `host` (0 is any free one) and announces itself as
+    /// `advertise_host`.
     ///
     /// # Errors
     /// When another program holds the port, or `host` is no address of this machine.

@@ -35,8 +35,8 @@ pub(in crate::event_plane) struct Subscriber {
 }
 
 impl Subscriber {
-    /// From the machine of `world`, subscribes to `topic` at `endpoint` (`tcp://HOST:PORT`). Does not wait for the connection, which is made and
-    /// made again in the background.
+    /// From the machine of `world`, subscribes to `topic` at `endpoint` (`tcp://HOST:PORT`). Does not wait for the
+    /// connection, which is made and made again in the background.
     ///
     /// # Errors
     /// When the endpoint is not of that form.
