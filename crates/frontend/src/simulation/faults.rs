@@ -19,7 +19,7 @@ pub(super) async fn play(deployment: &mut Deployment, faults: &[(Duration, Fault
         tokio::time::sleep_until(start + at).await;
         log.note(format!("{act:?}"));
         match act {
-            Act::Begin(fault) => begin(deployment, fault).await,
+            Act::Begin(fault) => begin(deployment, fault, log).await,
             Act::End(fault) => end(deployment, fault),
         }
     }
@@ -36,9 +36,12 @@ fn acts(faults: &[(Duration, Fault)]) -> Vec<(Duration, Act)> {
     acts
 }
 
-async fn begin(deployment: &mut Deployment, fault: Fault) {
+async fn begin(deployment: &mut Deployment, fault: Fault, log: &Log) {
     match fault {
-        Fault::Kill { worker, expires_in } => deployment.kill_worker(worker, expires_in),
+        Fault::Kill { worker, expires_in } => {
+            log.death();
+            deployment.kill_worker(worker, expires_in);
+        }
         Fault::Leave { worker } => deployment.leave(worker),
         Fault::Start { worker, same_port } => {
             if deployment.workers[worker].running.is_none() {

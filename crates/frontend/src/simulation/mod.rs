@@ -3,7 +3,7 @@
 //!
 //! One seed is one [`plan::Plan`]: who is there, who asks what and when, and what breaks. [`run::run`] plays it and
 //! gives a log, which is the same for the same seed, and what was violated. A failure prints its seed;
-//! `BUSBAR_TEST_SEED=N cargo test -p frontend --lib simulation` plays that seed alone and prints its log.
+//! `BUSBAR_TEST_SEED=N cargo test --release -p frontend --lib simulation` plays that seed alone and prints its log.
 //!
 //! Decisions: docs/decisions/0008-simulation.md.
 

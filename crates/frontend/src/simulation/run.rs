@@ -8,6 +8,7 @@ use super::oracle;
 use super::plan::{Plan, Request};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -21,6 +22,11 @@ const HEAL: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_secs(10);
 /// Answers that an outage may give. All say to come again.
 const OUTAGE_STATUSES: [u16; 4] = [404, 503, 504, 529];
+
+/// How a refusal as poison begins, and the deaths that it takes: a bystander on which two workers were killed before it
+/// made progress is taken for it, see [`crate::poison`].
+const POISON_SAYS: &str = "Workers died while they ran this request";
+const POISON_DEATHS_MIN: usize = 2;
 
 /// What a seed gave.
 pub(super) struct Played {
@@ -54,15 +60,22 @@ pub(super) struct Log {
     lines: Arc<Mutex<Vec<String>>>,
     violations: Arc<Mutex<Vec<String>>>,
     endings: Arc<Mutex<Endings>>,
+    /// Workers that were killed until now.
+    deaths: Arc<AtomicUsize>,
 }
 
 impl Log {
     fn new() -> Self {
-        Self { start: Instant::now(), lines: Arc::default(), violations: Arc::default(), endings: Arc::default() }
+        let (lines, violations) = (Arc::default(), Arc::default());
+        Self { start: Instant::now(), lines, violations, endings: Arc::default(), deaths: Arc::default() }
     }
 
     pub(super) fn note(&self, what: impl std::fmt::Display) {
         self.lines.lock().push(format!("{:>7} {what}", self.start.elapsed().as_millis()));
+    }
+
+    pub(super) fn death(&self) {
+        self.deaths.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn violation(&self, what: impl std::fmt::Display) {
@@ -203,6 +216,9 @@ fn judge(plan: &Plan, name: &str, request: &Request, outcome: Outcome, may_fail:
         Outcome::Failed { status, message } => {
             log.endings.lock().failed += 1;
             log.note(format!("{name} failed: {status} {message}"));
+            if message.starts_with(POISON_SAYS) && log.deaths.load(Ordering::Relaxed) >= POISON_DEATHS_MIN {
+                return;
+            }
             if !may_fail {
                 log.violation(format!("{name} failed though a healthy worker was there: {status} {message}"));
             } else if !OUTAGE_STATUSES.contains(&status) && status != 200 {
