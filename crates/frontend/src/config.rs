@@ -5,6 +5,7 @@
 pub use router::config::COPY_WEIGHT;
 pub use router::{RouterConfig, RouterMode};
 pub use runtime::nats::{NatsAuth, NatsConfig, NatsTls};
+use runtime::world::World;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -101,6 +102,8 @@ pub struct FrontendConfig {
     pub ignore_unsupported_fields: bool,
     /// Refuse `nvext`: `DYN_DISABLE_FRONTEND_NVEXT`.
     pub disable_nvext: bool,
+    /// The machine that it runs on.
+    pub world: World,
 }
 
 /// Sockets, keys and bind rules.
@@ -182,6 +185,7 @@ impl Default for FrontendConfig {
             force_include_usage: false,
             ignore_unsupported_fields: false,
             disable_nvext: false,
+            world: World::default(),
         }
     }
 }

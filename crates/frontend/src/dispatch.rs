@@ -13,7 +13,8 @@ use protocol::space::Space;
 use router::{Prompt, SelectError};
 use runtime::request_plane::{ErrorClass, RequestClient, RequestError, ResponseStream, Traffic};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Chooses, books and sends for every request of this frontend.
 pub(crate) struct Dispatcher {

@@ -18,8 +18,8 @@ use protocol::output::CompletionUsage;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
-use tokio::time::Sleep;
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
 
 /// Longest wait for a worker's end mark once the answer is complete.
 const END_MARK_WAIT: Duration = Duration::from_millis(200);
@@ -103,7 +103,7 @@ impl Exchange {
                 });
             futures::future::try_join_all(opens).await
         };
-        let opened = tokio::time::timeout_at(deadline.into(), open_all).await;
+        let opened = tokio::time::timeout_at(deadline, open_all).await;
         let choices = match opened {
             Ok(Ok(choices)) => choices,
             Ok(Err(failure)) => {
@@ -120,7 +120,7 @@ impl Exchange {
         let usages = choices.iter().map(|choice| choice.raiser.usage()).collect();
         Ok(Self {
             choices: Choices::of(choices),
-            deadline: Box::pin(tokio::time::sleep_until(deadline.into())),
+            deadline: Box::pin(tokio::time::sleep_until(deadline)),
             request_timeout,
             overload_status,
             usages,

@@ -19,7 +19,8 @@ use runtime::tasks::Tasks;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Time for tasks to notice that they were cancelled.
@@ -37,6 +38,8 @@ pub struct Frontend {
     listeners: Tasks,
     connections: Arc<Tasks>,
     background: Tasks,
+    #[cfg(test)]
+    app: Arc<App>,
 }
 
 /// Why a frontend cannot start.
@@ -101,7 +104,7 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
         .map_err(FrontendError::Responses)?;
 
     let config = Arc::new(config);
-    let metrics = Arc::new(Metrics::new(rand::random::<u64>() >> 11, config.metrics_prefix.as_deref()));
+    let metrics = Arc::new(Metrics::new(config.world.random() >> 11, config.metrics_prefix.as_deref()));
     let catalog = Arc::new(Catalog::default());
     let board = Arc::new(RouteBoard::default());
     let follow_caches = config.use_kv_events && config.router.mode == RouterMode::Kv;
@@ -125,6 +128,7 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
     background.spawn("follow discovery", watcher.run());
     background.spawn("follow the keys file", keys.clone().follow());
 
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let app = Arc::new(App {
         keys,
         admission: Admission::new(
@@ -138,7 +142,7 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
         board,
         discovery,
         nats,
-        text_threads: TextThreads::new(std::thread::available_parallelism().map_or(2, usize::from)),
+        text_threads: TextThreads::new(config.world.clone(), cores),
         body_room: BodyRoom::default(),
         started: Instant::now(),
         draining: CancellationToken::new(),
@@ -159,12 +163,12 @@ fn sharing(config: &FrontendConfig, metrics: &Arc<Metrics>, records: &Discovery)
         Some(host) => host.clone(),
         None => runtime::local_host().to_string(),
     };
-    let (records, metrics, own) = (records.clone(), metrics.clone(), OwnPublishers::default());
-    Sharing { host, advertise_host, records, metrics, own }
+    let (world, records, metrics) = (config.world.clone(), records.clone(), metrics.clone());
+    Sharing { world, host, advertise_host, records, metrics, own: OwnPublishers::default() }
 }
 
 fn listen(what: &'static str, address: SocketAddr, config: &FrontendConfig) -> Result<Listener, FrontendError> {
-    Listener::bind(address, config.http.listen_backlog).map_err(|source| FrontendError::Listen {
+    Listener::bind(&config.world, address, config.http.listen_backlog).map_err(|source| FrontendError::Listen {
         what,
         address,
         source,
@@ -184,11 +188,24 @@ fn serve(app: &Arc<App>, api: Listener, admin: Option<Listener>, background: Tas
         listeners.spawn("http listener", serve);
     }
     let (graceful, draining) = (app.config.http.graceful_shutdown_timeout, app.draining.clone());
-    Frontend { address, admin_address, graceful, records, draining, stop_accepting, listeners, connections, background }
+    Frontend {
+        address,
+        admin_address,
+        graceful,
+        records,
+        draining,
+        stop_accepting,
+        listeners,
+        connections,
+        background,
+        #[cfg(test)]
+        app: app.clone(),
+    }
 }
 
 fn response_config(config: &FrontendConfig) -> RequestClientConfig {
-    let mut client = RequestClientConfig { response_port: config.response_port, ..RequestClientConfig::default() };
+    let (response_port, world) = (config.response_port, config.world.clone());
+    let mut client = RequestClientConfig { response_port, world, ..RequestClientConfig::default() };
     if let Some(host) = &config.response_host {
         client.response_host.clone_from(host);
         client.advertise_host = Some(host.clone());
@@ -200,6 +217,11 @@ fn response_config(config: &FrontendConfig) -> RequestClientConfig {
 }
 
 impl Frontend {
+    #[cfg(test)]
+    pub(crate) fn app(&self) -> &App {
+        &self.app
+    }
+
     /// Where the API listens.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -28,6 +28,8 @@ mod replica;
 mod retries;
 mod sentry;
 mod server;
+#[cfg(test)]
+mod simulation;
 mod status;
 mod suspicion;
 mod tempo;

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +19,9 @@ pub(crate) struct Lifeline {
     outputs: Signs,
     pace: Mutex<Pace>,
     cut: Mutex<CancellationToken>,
-    standing: watch::Sender<Standing>,
+    standing: Mutex<Standing>,
+    /// Rung when `standing` changed. Those who wait are woken in the order in which they came.
+    changed: Notify,
     /// Requests there on which a worker died before, see [`crate::poison`].
     suspects: AtomicU64,
     suspects_at_loss: AtomicU64,
@@ -42,7 +44,8 @@ impl Lifeline {
             outputs: Signs::new(now),
             pace: Mutex::default(),
             cut: Mutex::default(),
-            standing: watch::Sender::new(Standing { up: true, losses: 0, answers: 0 }),
+            standing: Mutex::new(Standing { up: true, losses: 0, answers: 0 }),
+            changed: Notify::new(),
             suspects: AtomicU64::new(0),
             suspects_at_loss: AtomicU64::new(0),
         }
@@ -89,31 +92,46 @@ impl Lifeline {
 
     /// How often the worker's process was lost.
     pub(crate) fn losses(&self) -> u64 {
-        self.standing.borrow().losses
+        self.standing.lock().losses
     }
 
     /// Whether the process was lost since `losses` was read. Waits until the sentry has looked, `within` at most; what
     /// is not known then was not lost.
     pub(crate) async fn lost_since(&self, losses: u64, within: Duration) -> bool {
-        let mut standing = self.standing.subscribe();
-        let answers = standing.borrow().answers;
-        let settled = standing.wait_for(|now| now.losses > losses || now.answers > answers);
+        let answers = self.standing.lock().answers;
+        let settled = async {
+            loop {
+                // Before the look: a change after it is not missed.
+                let changed = self.changed.notified();
+                let now = *self.standing.lock();
+                if now.losses > losses || now.answers > answers {
+                    return;
+                }
+                changed.await;
+            }
+        };
         let _ = tokio::time::timeout(within, settled).await.is_ok();
         self.losses() > losses
     }
 
     /// The process is gone.
     pub(crate) fn lose(&self) {
-        if self.standing.borrow().up {
+        let mut standing = self.standing.lock();
+        if standing.up {
             self.suspects_at_loss.store(self.suspects.load(Ordering::Relaxed), Ordering::Relaxed);
-            self.standing.send_modify(|standing| (standing.up, standing.losses) = (false, standing.losses + 1));
+            (standing.up, standing.losses) = (false, standing.losses + 1);
+            drop(standing);
+            self.changed.notify_waiters();
         }
     }
 
     /// It answers on a new connection.
     pub(crate) fn answer(&self) {
         self.hear(Instant::now(), false);
-        self.standing.send_modify(|standing| (standing.up, standing.answers) = (true, standing.answers + 1));
+        let mut standing = self.standing.lock();
+        (standing.up, standing.answers) = (true, standing.answers + 1);
+        drop(standing);
+        self.changed.notify_waiters();
     }
 
     /// Suspects that ran on the worker when it was lost last.

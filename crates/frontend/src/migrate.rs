@@ -12,7 +12,8 @@ use protocol::output::{EngineOutput, FinishReason};
 use protocol::request::PreprocessedRequest;
 use runtime::request_plane::ErrorClass;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Wait before the only worker is asked again; four times as long with each try: 0.1, 0.4, 1.6 s.
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
@@ -265,6 +266,10 @@ impl Broken {
 /// Makes `request` the rest of itself: the emitted tokens join the prompt, and count against the limits. `false` when
 /// nothing is left to generate.
 fn continue_after(request: &mut PreprocessedRequest, emitted: &mut Vec<u32>) -> bool {
+    #[cfg(test)]
+    if crate::simulation::planted(crate::simulation::Bug::TokenTwice) {
+        emitted.pop();
+    }
     let made = u32::try_from(emitted.len()).unwrap_or(u32::MAX);
     if made > 0 {
         request.set_resumed_tokens(request.resumed_tokens() + emitted.len());

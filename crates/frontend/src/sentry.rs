@@ -135,8 +135,9 @@ impl<R: Fn(Report)> Watch<R> {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY_MAX),
+                biased;
                 () = self.kick.notified() => wait = RETRY_FIRST,
+                () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY_MAX),
             }
         }
     }

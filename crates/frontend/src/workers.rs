@@ -480,6 +480,19 @@ fn resumes_guided(limits: &RuntimeConfig) -> bool {
     told.and_then(serde_json::Value::as_bool).unwrap_or(false)
 }
 
+#[cfg(test)]
+impl WorkerSet {
+    /// Live bookings.
+    pub(crate) fn booked(&self) -> usize {
+        self.state.lock().loads.len()
+    }
+
+    /// A look at the index.
+    pub(crate) fn with_index<T>(&self, look: impl FnOnce(&Index) -> T) -> T {
+        look(&self.state.lock().index)
+    }
+}
+
 /// The kind of engine, when the worker tells it; stock workers do not.
 fn engine_of(limits: &RuntimeConfig) -> Option<String> {
     let told = limits.other.get("runtime_data")?.get("busbar_engine")?;

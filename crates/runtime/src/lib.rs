@@ -6,6 +6,7 @@
 //! task has an owner and a bound.
 //!
 //! Start with [`discovery`] to find peers, [`request_plane`] to talk to one, [`event_plane`] to hear what happens.
+//! [`world`] is the machine below.
 
 pub mod discovery;
 pub mod event_plane;
@@ -13,6 +14,7 @@ pub mod nats;
 pub mod request_plane;
 pub mod system_server;
 pub mod tasks;
+pub mod world;
 
 mod local_host;
 

@@ -12,6 +12,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use runtime::discovery::{
     Change, Discovery, DiscoveryError, EtcdConfig, EtcdError, EtcdFault, EtcdTls, EtcdUser, RecordKey, Watch,
 };
+use runtime::world::World;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -106,7 +107,7 @@ async fn records_lie_in_etcd_as_stock_processes_write_them_and_go_when_withdrawn
     let frontend = join(&server).await;
     let mut watch = frontend.watch();
     let process = join(&server).await;
-    let id = process.instance_id().0;
+    let id = process.instance_id(&World::default()).0;
     register(&process, id).await;
     puts(&mut watch, &[id]).await;
     let value = serde_json::to_string(&endpoint(id)).unwrap();
@@ -171,7 +172,7 @@ async fn a_lease_that_somebody_revoked_is_made_again() {
     let Some(program) = program() else { return };
     let server = EtcdServer::one(&program);
     let process = join(&server).await;
-    let id = process.instance_id().0;
+    let id = process.instance_id(&World::default()).0;
     register(&process, id).await;
     until("the watch", || process.health().connected).await;
     server.ctl(&["lease", "revoke", &format!("{id:x}")]).unwrap();

@@ -20,6 +20,7 @@ use runtime::nats::Nats;
 use runtime::request_plane::{RequestServer, RequestServerConfig, ServiceName};
 use runtime::system_server::{Health, MetadataFiles, SystemServer, SystemServerConfig};
 use runtime::tasks::{Tasks, drained_within};
+use runtime::world::World;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -80,6 +81,13 @@ impl Default for WorkerConfig {
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             started_at: Instant::now(),
         }
+    }
+}
+
+impl WorkerConfig {
+    /// The machine that the worker runs on: the request server's.
+    fn world(&self) -> &World {
+        &self.request_server.world
     }
 }
 
@@ -173,7 +181,7 @@ impl Worker {
         let loaded_in = config.started_at.elapsed();
         let mut card = {
             let (model, profile) = (model.clone(), profile.clone());
-            let built = tokio::task::spawn_blocking(move || card::build(&model, &profile)).await;
+            let built = config.world().off_thread(move || card::build(&model, &profile)).await;
             built.map_err(WorkerError::CardTask)??
         };
         if engine.resumes_guided() {
@@ -183,7 +191,7 @@ impl Worker {
         let publishers = Publishers::bind(&config).await?;
         let mut announcement = Announcement {
             endpoint: config.endpoint.clone(),
-            instance_id: discovery.instance_id(),
+            instance_id: discovery.instance_id(config.world()),
             address: server.address(),
             requests_over_nats: config.requests_over.is_some(),
             device: profile.device,
@@ -342,6 +350,7 @@ impl Worker {
     /// [`WorkerError::EngineStopped`] when the engine ends by itself; the worker leaves discovery then too.
     pub async fn run_until(mut self, shutdown: CancellationToken) -> Result<(), WorkerError> {
         let died = tokio::select! {
+            biased;
             () = shutdown.cancelled() => false,
             () = self.engine_ended.cancelled() => true,
         };
@@ -413,8 +422,10 @@ impl Publishers {
         }
         let advertised = config.event_advertise_host.clone();
         let advertised = advertised.unwrap_or_else(|| reachable(&config.event_host));
-        let socket =
-            async |topic| Publisher::bind(&config.event_host, &advertised, topic).await.map_err(bind("event socket"));
+        let socket = async |topic| {
+            let bound = Publisher::bind_in(config.world(), &config.event_host, &advertised, topic).await;
+            bound.map_err(bind("event socket"))
+        };
         Ok(Self {
             kv_events: socket(KV_EVENTS).await?,
             kv_metrics: socket(KV_METRICS).await?,

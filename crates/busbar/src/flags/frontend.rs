@@ -257,6 +257,7 @@ impl FrontendFlags {
             force_include_usage: limits.force_include_usage,
             ignore_unsupported_fields: limits.ignore_unsupported_fields,
             disable_nvext: limits.disable_nvext,
+            ..FrontendConfig::default()
         }
     }
 }

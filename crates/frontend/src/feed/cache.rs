@@ -122,7 +122,7 @@ impl Doubt {
 impl Follow {
     /// Follows until the task is dropped.
     pub(super) async fn run(self) {
-        match Subscriber::follow(&self.channel, &self.nats).await {
+        match Subscriber::follow(self.client.world(), &self.channel, &self.nats).await {
             Ok(subscriber) => self.follow(subscriber).await,
             Err(error) => tracing::warn!(worker_id = %self.worker.worker_id, %error, "subscribe to KV events"),
         }
@@ -211,6 +211,11 @@ impl Follow {
             self.counts.count(&event.event.data, !matches!(applied, Applied::ParentUnknown));
             return true;
         };
+        #[cfg(test)]
+        if crate::simulation::planted(crate::simulation::Bug::DroppedEvent) {
+            self.workers.resume_after(self.worker, got);
+            return true;
+        }
         tracing::info!(worker_id = %self.worker.worker_id, expected, got, "KV events were missed");
         self.workers.count_gap(self.worker);
         let mut whole = self.fill(expected).await;

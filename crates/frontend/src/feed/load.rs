@@ -5,6 +5,7 @@ use protocol::discovery::EventChannelRecord;
 use protocol::events::KvMetrics;
 use runtime::event_plane::Subscriber;
 use runtime::nats::Nats;
+use runtime::world::World;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +13,10 @@ use std::time::Duration;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Takes over every report until the task is dropped.
-pub(super) async fn follow(catalog: Arc<Catalog>, channel: EventChannelRecord, nats: Nats) {
+pub(super) async fn follow(world: World, catalog: Arc<Catalog>, channel: EventChannelRecord, nats: Nats) {
     let publisher = channel.instance_id;
     loop {
-        match Subscriber::follow(&channel, &nats).await {
+        match Subscriber::follow(&world, &channel, &nats).await {
             Ok(mut subscriber) => {
                 while let Some(envelope) = subscriber.next().await {
                     match envelope.decode::<KvMetrics>() {

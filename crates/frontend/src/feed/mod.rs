@@ -173,13 +173,17 @@ impl Feeds {
 
     fn load_feed(&self, channel: &EventChannelRecord) -> Feed {
         let tasks = Tasks::new();
-        tasks.spawn("kv metrics", load::follow(self.catalog.clone(), channel.clone(), self.nats.clone()));
+        tasks.spawn(
+            "kv metrics",
+            load::follow(self.client.world().clone(), self.catalog.clone(), channel.clone(), self.nats.clone()),
+        );
         Feed { _tasks: tasks, channel: channel.clone(), cache: None }
     }
 
     fn bookings_feed(&self, channel: &EventChannelRecord) -> Feed {
         let tasks = Tasks::new();
-        let follow = sequences::follow(self.catalog.clone(), channel.clone(), self.nats.clone());
+        let follow =
+            sequences::follow(self.client.world().clone(), self.catalog.clone(), channel.clone(), self.nats.clone());
         tasks.spawn("bookings of others", follow);
         Feed { _tasks: tasks, channel: channel.clone(), cache: None }
     }

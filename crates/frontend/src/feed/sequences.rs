@@ -7,6 +7,7 @@ use protocol::dynamo::DecodeError;
 use protocol::events::{ActiveSequenceEvent, ActiveSequencesMessage};
 use runtime::event_plane::{Envelope, Subscriber};
 use runtime::nats::Nats;
+use runtime::world::World;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +25,10 @@ enum Event {
 }
 
 /// Takes over every event until the task is dropped.
-pub(super) async fn follow(catalog: Arc<Catalog>, channel: EventChannelRecord, nats: Nats) {
+pub(super) async fn follow(world: World, catalog: Arc<Catalog>, channel: EventChannelRecord, nats: Nats) {
     let publisher = channel.instance_id;
     loop {
-        match Subscriber::follow(&channel, &nats).await {
+        match Subscriber::follow(&world, &channel, &nats).await {
             Ok(subscriber) => Heard::new(catalog.clone()).listen(subscriber).await,
             Err(error) => tracing::debug!(%publisher, %error, "subscribe to bookings"),
         }
@@ -64,8 +65,10 @@ impl Heard {
         let mut losses = subscriber.losses();
         loop {
             let event = tokio::select! {
-                envelope = subscriber.next() => envelope.map_or(Event::Closed, Event::Message),
+                // The rare before the frequent.
+                biased;
                 Ok(()) = losses.changed() => Event::Lost,
+                envelope = subscriber.next() => envelope.map_or(Event::Closed, Event::Message),
             };
             match event {
                 Event::Closed => return,

@@ -4,7 +4,7 @@ use super::{Metrics, ModelMetrics};
 use crate::keys::Caller;
 use protocol::output::CompletionUsage;
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
 /// What was asked, as the labels say it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use protocol::discovery::EndpointRecord;
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
 /// `phase` of a worker that does both prefill and decode.
 const AGGREGATED: &str = "aggregated";

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::preprocess::{ModelFiles, TemplateFile};
+use runtime::world::World;
 
 /// Largest model file that is read. The largest tokenizers are about 40 MB; stock allows 1 GiB.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -16,6 +17,7 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Where files come from and where verified ones are kept.
 #[derive(Clone, Debug)]
 pub(crate) struct FileStore {
+    world: World,
     cache: PathBuf,
     fallback: Option<PathBuf>,
     http: reqwest::Client,
@@ -34,9 +36,14 @@ pub(crate) enum FileError {
 
 impl FileStore {
     /// `cache` is made when the first file is kept; `fallback` is a folder that may have the files too.
-    pub(crate) fn new(cache: PathBuf, fallback: Option<PathBuf>) -> Result<Self, reqwest::Error> {
+    pub(crate) fn new(world: World, cache: PathBuf, fallback: Option<PathBuf>) -> Result<Self, reqwest::Error> {
         let http = reqwest::Client::builder().timeout(FETCH_TIMEOUT).no_proxy().build()?;
-        Ok(Self { cache, fallback, http })
+        Ok(Self { world, cache, fallback, http })
+    }
+
+    /// The machine whose files these are.
+    pub(crate) fn world(&self) -> &World {
+        &self.world
     }
 
     /// Every file that the text side needs, local and verified.
@@ -80,7 +87,7 @@ impl FileStore {
         let hash = parse_checksum(&file.checksum)
             .ok_or_else(|| FileError::BadChecksum { path: file.path.clone(), checksum: file.checksum.clone() })?;
         let kept = self.cache.join(hash.to_hex().as_str());
-        if verify(kept.clone(), hash).await.is_ok() {
+        if self.verify(kept.clone(), hash).await.is_ok() {
             return Ok(kept);
         }
         let mut tried = Vec::new();
@@ -94,7 +101,7 @@ impl FileStore {
         let name = file.path.rsplit('/').next().unwrap_or_default().to_owned();
         let own = (!is_url).then(|| PathBuf::from(&file.path));
         for path in own.into_iter().chain(self.fallback.iter().map(|folder| folder.join(&name))) {
-            match verify(path.clone(), hash).await {
+            match self.verify(path.clone(), hash).await {
                 Ok(()) => return Ok(path),
                 Err(why) => tried.push(format!("{}: {why}", path.display())),
             }
@@ -124,32 +131,32 @@ impl FileStore {
             }
             write_whole(&kept, &bytes).map_err(|e| format!("keep it as {}: {e}", kept.display()))
         };
-        tokio::task::spawn_blocking(keep).await.unwrap_or_else(|e| Err(e.to_string()))
+        self.world.off_thread(keep).await.unwrap_or_else(|e| Err(e.to_string()))
+    }
+
+    /// Reads the whole file and compares; off the I/O threads.
+    async fn verify(&self, path: PathBuf, hash: blake3::Hash) -> Result<(), String> {
+        let check = move || {
+            let file = std::fs::File::open(&path).map_err(|e| e.to_string())?;
+            let length = file.metadata().map_err(|e| e.to_string())?.len();
+            if length > FILE_BYTES_MAX {
+                return Err(format!("it has {length} bytes, the most is {FILE_BYTES_MAX}"));
+            }
+            let mut bytes = Vec::with_capacity(length as usize);
+            file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+            let found = blake3::hash(&bytes);
+            if found == hash {
+                Ok(())
+            } else {
+                Err(format!("checksum mismatch: the card tells {hash}, the file has {found}"))
+            }
+        };
+        self.world.off_thread(check).await.unwrap_or_else(|e| Err(e.to_string()))
     }
 }
 
 fn parse_checksum(text: &str) -> Option<blake3::Hash> {
     blake3::Hash::from_hex(text.strip_prefix("blake3:")?).ok()
-}
-
-/// Reads the whole file and compares; off the I/O threads.
-async fn verify(path: PathBuf, hash: blake3::Hash) -> Result<(), String> {
-    let check = move || {
-        let file = std::fs::File::open(&path).map_err(|e| e.to_string())?;
-        let length = file.metadata().map_err(|e| e.to_string())?.len();
-        if length > FILE_BYTES_MAX {
-            return Err(format!("it has {length} bytes, the most is {FILE_BYTES_MAX}"));
-        }
-        let mut bytes = Vec::with_capacity(length as usize);
-        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-        let found = blake3::hash(&bytes);
-        if found == hash {
-            Ok(())
-        } else {
-            Err(format!("checksum mismatch: the card tells {hash}, the file has {found}"))
-        }
-    };
-    tokio::task::spawn_blocking(check).await.unwrap_or_else(|e| Err(e.to_string()))
 }
 
 /// Writes beside and renames, so that a reader never sees half a file.
@@ -175,7 +182,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokenizer.json");
         std::fs::write(&path, b"real").unwrap();
-        let store = FileStore::new(folder.path().join("cache"), None).unwrap();
+        let store = FileStore::new(World::default(), folder.path().join("cache"), None).unwrap();
         assert_eq!(store.local(&checked(&path, b"real")).await.unwrap(), path);
         let error = store.local(&checked(&path, b"other")).await.unwrap_err().to_string();
         assert!(error.contains("checksum mismatch"), "{error}");
@@ -185,7 +192,8 @@ mod tests {
     async fn a_missing_file_is_taken_from_the_fallback_folder() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("tokenizer.json"), b"real").unwrap();
-        let store = FileStore::new(folder.path().join("cache"), Some(folder.path().to_owned())).unwrap();
+        let store =
+            FileStore::new(World::default(), folder.path().join("cache"), Some(folder.path().to_owned())).unwrap();
         let elsewhere = checked(Path::new("/no/such/folder/tokenizer.json"), b"real");
         assert_eq!(store.local(&elsewhere).await.unwrap(), folder.path().join("tokenizer.json"));
     }
@@ -195,7 +203,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("6f1ed002ab5595859014ebf0951522d9");
         std::fs::write(&path, b"{}").unwrap();
-        let store = FileStore::new(folder.path().join("cache"), None).unwrap();
+        let store = FileStore::new(World::default(), folder.path().join("cache"), None).unwrap();
         let check = async |formatter: PromptFormatter, expected: TemplateFile| {
             let mut card: ModelCard = serde_json::from_value(serde_json::json!({"display_name":"m","slug":"m",
                 "kv_cache_block_size":16,"migration_limit":0,"model_type":"Chat","model_input":"Tokens"}))
@@ -212,7 +220,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_checksum_that_is_not_blake3_is_told() {
-        let store = FileStore::new(std::env::temp_dir(), None).unwrap();
+        let store = FileStore::new(World::default(), std::env::temp_dir(), None).unwrap();
         let file = CheckedFile { path: "/x".into(), checksum: "sha256:00".into(), size: None };
         assert!(store.local(&file).await.unwrap_err().to_string().contains("is not `blake3:`"));
     }

@@ -18,6 +18,7 @@ use protocol::card::ModelCard;
 use protocol::events::{ActiveSequenceEvent, KvMetrics};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// A model that can be asked.
@@ -66,8 +67,8 @@ pub(crate) struct Snapshot {
 #[derive(Default)]
 pub(crate) struct Catalog {
     now: ArcSwap<Snapshot>,
-    /// How often it was replaced.
-    changes: tokio::sync::watch::Sender<u64>,
+    /// Rung when it was replaced. Those who wait are woken in the order in which they came.
+    changes: Notify,
 }
 
 impl Catalog {
@@ -79,14 +80,14 @@ impl Catalog {
     /// What is known of `name` once it can be asked, or at `until`, whichever comes first. A name that nobody has
     /// announced is not waited for.
     pub(crate) async fn find_ready(&self, name: &str, until: Instant) -> Option<Entry> {
-        let mut changes = self.changes.subscribe();
         loop {
+            // Before the look: a change after it is not missed.
+            let changed = self.changes.notified();
             let entry = self.find(name);
             if !matches!(entry, Some(Entry::NotReady(_))) {
                 return entry;
             }
-            // The sender is ours, so only the time can end the wait.
-            if tokio::time::timeout_at(until, changes.changed()).await.is_err() {
+            if tokio::time::timeout_at(until, changed).await.is_err() {
                 return entry;
             }
         }
@@ -117,6 +118,6 @@ impl Catalog {
 
     fn replace(&self, snapshot: Snapshot) {
         self.now.store(Arc::new(snapshot));
-        self.changes.send_modify(|count| *count += 1);
+        self.changes.notify_waiters();
     }
 }

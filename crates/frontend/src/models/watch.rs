@@ -103,7 +103,7 @@ impl Watcher {
             model_name: config.model_name.clone(),
         };
         Ok(Self {
-            files: FileStore::new(model_cache, config.model_path.clone())?,
+            files: FileStore::new(config.world.clone(), model_cache, config.model_path.clone())?,
             ledger: Ledger::new(scope),
             watch: discovery.watch(),
             _discovery: discovery,
@@ -154,8 +154,10 @@ impl Watcher {
             }
         };
         tokio::select! {
-            change = self.watch.next() => change.map_or(Event::Closed, |change| Event::Change(Box::new(change))),
+            // The rare before the frequent.
+            biased;
             Some(loaded) = self.loaded.1.recv() => Event::Loaded(loaded),
+            change = self.watch.next() => change.map_or(Event::Closed, |change| Event::Change(Box::new(change))),
             () = retry => Event::Retry,
         }
     }
@@ -260,7 +262,7 @@ impl Watcher {
     fn track(&mut self, name: &str, group: &Group) {
         if !self.models.contains_key(name) {
             let block_size = self.config.kv_cache_block_size.unwrap_or(group.card.kv_cache_block_size);
-            let (metrics, client, seed) = (self.metrics.clone(), self.client.clone(), rand::random::<u64>());
+            let (metrics, client, seed) = (self.metrics.clone(), self.client.clone(), self.config.world.random());
             let workers = WorkerSet::new(name, block_size, self.config.router, metrics, client, seed);
             let tracked = Tracked {
                 identity: group.identity,
@@ -351,13 +353,13 @@ impl Watcher {
 }
 
 /// Fetches and loads; off the I/O threads.
-async fn load(files: &FileStore, model: &str, card: Arc<ModelCard>) -> Result<Arc<ModelText>, String> {
-    let files = files.files_of(&card).await.map_err(|e| e.to_string())?;
+async fn load(store: &FileStore, model: &str, card: Arc<ModelCard>) -> Result<Arc<ModelText>, String> {
+    let files = store.files_of(&card).await.map_err(|e| e.to_string())?;
     let context = card.runtime_config.context_length.or((card.context_length > 0).then_some(card.context_length));
     let model = model.to_owned();
     let mdc_sum = Some(protocol::dynamo::card_sum::card_sum(&card));
     let read = move || ModelText::load(&model, &files, context, mdc_sum).map(Arc::new).map_err(|e| e.to_string());
-    tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| Err(e.to_string()))
+    store.world().off_thread(read).await.unwrap_or_else(|e| Err(e.to_string()))
 }
 
 /// What the catalog says of a name.

@@ -18,6 +18,7 @@ use protocol::ids::{EndpointId, PublisherId};
 use runtime::discovery::{Discovery, RecordKey};
 use runtime::event_plane::Publisher;
 use runtime::tasks::Tasks;
+use runtime::world::World;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,8 @@ impl OwnPublishers {
 
 /// Opens a publisher for each worker set.
 pub(crate) struct Sharing {
+    /// The machine of this process.
+    pub(crate) world: World,
     /// Where publishers listen.
     pub(crate) host: String,
     /// How the others reach them.
@@ -87,7 +90,8 @@ impl Sharing {
 
     async fn open(&self) -> Publisher {
         loop {
-            match Publisher::bind(&self.host, &self.advertise_host, ACTIVE_SEQUENCES_EVENTS).await {
+            let topic = ACTIVE_SEQUENCES_EVENTS;
+            match Publisher::bind_in(&self.world, &self.host, &self.advertise_host, topic).await {
                 Ok(publisher) => return publisher,
                 Err(error) => {
                     let host = &self.host;

@@ -26,7 +26,8 @@ use bytes::{Bytes, BytesMut};
 use serde_json::Value;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
 
 /// Choices of one HTTP request, prompts times `n`. Each is a stream of its own at a worker.
 const CHOICES_MAX: usize = 256;
@@ -247,7 +248,7 @@ impl Accepted {
                 let limits = &self.app.config.limits;
                 let until = Instant::now() + limits.worker_wait_max.min(limits.request_timeout);
                 let _waiting = self.app.metrics.wait_in_router(asked.model());
-                let found = self.app.catalog.find_ready(asked.model(), until.into()).await;
+                let found = self.app.catalog.find_ready(asked.model(), until).await;
                 if matches!(found, Some(Entry::NotReady(_))) {
                     self.app.metrics.model(asked.model()).waited_too_long.inc();
                 }

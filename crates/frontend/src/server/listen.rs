@@ -12,16 +12,16 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use runtime::tasks::Tasks;
-use socket2::{Domain, Protocol, Socket, Type};
+use runtime::world::{self, Stream, World};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Most headers of a request; OpenAI clients send about 20.
@@ -32,7 +32,7 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 const READ_BUFFER_BYTES_MAX: usize = 64 << 10;
 /// What the kernel holds of an answer that a client does not take. Left to itself it holds megabytes for each; this much
 /// is 600 KB a second over a way of 100 ms, thousands of streamed tokens.
-const SEND_BUFFER_BYTES: usize = 64 << 10;
+const SEND_BUFFER_BYTES: u32 = 64 << 10;
 /// Wait after accept failed for lack of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// The operator is told so often that accepting fails, however often it does.
@@ -56,22 +56,14 @@ impl ServeLimits {
 
 /// A bound socket.
 pub(crate) struct Listener {
-    socket: TcpListener,
+    socket: world::Listener,
     address: SocketAddr,
 }
 
 impl Listener {
     /// Binds and listens.
-    pub(crate) fn bind(address: SocketAddr, backlog: u32) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        // A restart may take the port while old connections are in TIME_WAIT; a second listener may not.
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        // Accepted sockets inherit it.
-        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
-        socket.bind(&address.into())?;
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        let socket = TcpListener::from_std(socket.into())?;
+    pub(crate) fn bind(world: &World, address: SocketAddr, backlog: u32) -> io::Result<Self> {
+        let socket = world.listen_on(address, backlog, SEND_BUFFER_BYTES)?;
         let address = socket.local_addr()?;
         Ok(Self { socket, address })
     }
@@ -82,7 +74,7 @@ impl Listener {
 
     /// Accepts until `stop`; each connection is a task of `connections`, which outlive this call.
     pub(crate) async fn serve(
-        self,
+        mut self,
         app: Arc<App>,
         routes: Router,
         limits: ServeLimits,
@@ -108,7 +100,7 @@ impl Listener {
                 }
             };
             let Some(place) = stop.run_until_cancelled(place_of(&places, &turns)).await else { return };
-            if let Err(error) = socket.set_nodelay(true) {
+            if let Err(error) = socket.set_nodelay() {
                 tracing::debug!(%error, "set TCP_NODELAY");
             }
             let turn = turns.begin(limits.patience);
@@ -136,13 +128,7 @@ async fn place_of(places: &Arc<Semaphore>, turns: &Turns) -> Option<OwnedSemapho
 }
 
 /// One connection, to its end. Once `stop` fires it ends after the answer that is being written.
-async fn converse(
-    socket: StallGuard<TcpStream>,
-    app: Arc<App>,
-    routes: Router,
-    turn: Arc<Turn>,
-    stop: CancellationToken,
-) {
+async fn converse(socket: StallGuard<Stream>, app: Arc<App>, routes: Router, turn: Arc<Turn>, stop: CancellationToken) {
     let asked = turn.clone();
     let service = service_fn(move |request| {
         let (app, routes) = (app.clone(), routes.clone());
@@ -160,6 +146,7 @@ async fn converse(
         .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
+        biased;
         ended = connection.as_mut() => ended,
         () = turn.closed() => return,
         () = stop.cancelled() => {

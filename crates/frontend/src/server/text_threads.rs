@@ -5,6 +5,7 @@
 
 use crate::openai::ApiError;
 use crate::server::failure;
+use runtime::world::World;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -20,16 +21,18 @@ const WORK_TIME_MAX: Duration = Duration::from_secs(10);
 /// The turns of both kinds.
 #[derive(Debug)]
 pub(crate) struct TextThreads {
+    world: World,
     small: Arc<Semaphore>,
     large: Arc<Semaphore>,
 }
 
 impl TextThreads {
-    /// For a machine of so many cores: as many small texts at once, so that text never starves the streams, and half as
-    /// many large ones beside them.
-    pub(crate) fn new(cores: usize) -> Self {
+    /// For `world`, a machine of so many cores: as many small texts at once, so that text never starves the streams,
+    /// and half as many large ones beside them.
+    pub(crate) fn new(world: World, cores: usize) -> Self {
         let cores = cores.max(1);
-        Self { small: Arc::new(Semaphore::new(cores)), large: Arc::new(Semaphore::new((cores / 2).max(1))) }
+        let (small, large) = (Semaphore::new(cores), Semaphore::new((cores / 2).max(1)));
+        Self { world, small: Arc::new(small), large: Arc::new(large) }
     }
 
     /// Runs `work` on a text of so many bytes.
@@ -52,7 +55,7 @@ impl TextThreads {
             let _turn = turn;
             work()
         };
-        match tokio::time::timeout(WORK_TIME_MAX, tokio::task::spawn_blocking(run)).await {
+        match tokio::time::timeout(WORK_TIME_MAX, self.world.off_thread(run)).await {
             Ok(Ok(result)) => result,
             Ok(Err(error)) => {
                 tracing::error!(%error, "text work panicked");
@@ -77,7 +80,7 @@ mod tests {
     /// Scenario 58: texts that never end hold the large lanes and nothing else.
     #[tokio::test]
     async fn texts_that_never_end_hold_no_lane_of_the_small_ones() {
-        let threads = Arc::new(TextThreads::new(4));
+        let threads = Arc::new(TextThreads::new(World::default(), 4));
         let (release, held) = mpsc::sync_channel::<()>(1);
         let held = Arc::new(std::sync::Mutex::new(held));
         let bombs: Vec<_> = (0..8)
@@ -105,7 +108,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_text_that_takes_too_long_is_told_so_while_its_turn_is_still_held() {
-        let threads = TextThreads::new(1);
+        let threads = TextThreads::new(World::default(), 1);
         let (release, held) = mpsc::sync_channel::<()>(1);
         let mut bomb = Box::pin(threads.run(LARGE, move || Ok(held.recv().is_ok())));
         assert!(bomb.as_mut().now_or_never().is_none());
@@ -127,7 +130,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_the_requests_own() {
-        let threads = TextThreads::new(1);
+        let threads = TextThreads::new(World::default(), 1);
         let error = threads.run::<(), _>(1, || panic!("as the test says")).await.unwrap_err();
         assert_eq!(error.status, 500);
         assert_eq!(threads.run(1, || Ok(7)).await, Ok(7));

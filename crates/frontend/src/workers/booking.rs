@@ -100,6 +100,10 @@ impl Booked {
 
 impl Drop for Booked {
     fn drop(&mut self) {
+        #[cfg(test)]
+        if self.in_prefill && crate::simulation::planted(crate::simulation::Bug::LostBooking) {
+            return;
+        }
         self.set.state.lock().loads.free(self.id);
         if let Some((outbox, request_id)) = self.set.outbox.get().zip(self.told.as_deref()) {
             outbox.freed(request_id, self.worker);

@@ -14,6 +14,7 @@ mod file_table;
 mod inotify_feed;
 mod table;
 
+use crate::world::World;
 use etcd::EtcdStore;
 use file_store::FileStore;
 use parking_lot::Mutex;
@@ -209,11 +210,12 @@ impl Discovery {
         Self { member: Arc::new(Member { store, registered: Mutex::default() }) }
     }
 
-    /// An id for a new instance. Random, but for the first of a process in etcd, which has the id of the lease.
-    pub fn instance_id(&self) -> InstanceId {
+    /// An id for a new instance on the machine of `world`. Random, but for the first of a process in etcd, which has
+    /// the id of the lease.
+    pub fn instance_id(&self, world: &World) -> InstanceId {
         match &self.member.store {
             Store::Etcd(store) => store.instance_id(),
-            Store::File(_) | Store::Memory(_) => InstanceId(rand::random()),
+            Store::File(_) | Store::Memory(_) => InstanceId(world.random()),
         }
     }
 

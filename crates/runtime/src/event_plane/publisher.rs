@@ -2,6 +2,7 @@
 
 use super::{EventError, nats, zmq};
 use crate::nats::Nats;
+use crate::world::World;
 use protocol::discovery::{EventScope, EventTransport};
 use protocol::ids::PublisherId;
 use serde::Serialize;
@@ -24,12 +25,21 @@ impl Publisher {
         Self::bind_port(host, 0, advertise_host, topic).await
     }
 
+    /// As [`Publisher::bind`], on the machine of `world`.
+    ///
+    /// # Errors
+    /// As [`Publisher::bind`].
+    pub async fn bind_in(world: &World, host: &str, advertise_host: &str, topic: &str) -> io::Result<Self> {
+        Ok(Self(Over::Zmq(zmq::Publisher::bind_port(world, host, 0, advertise_host, topic).await?)))
+    }
+
     /// As [`Publisher::bind`], on a given port.
     ///
     /// # Errors
     /// When another program holds the port, or `host` is no address of this machine.
     pub async fn bind_port(host: &str, port: u16, advertise_host: &str, topic: &str) -> io::Result<Self> {
-        Ok(Self(Over::Zmq(zmq::Publisher::bind_port(host, port, advertise_host, topic).await?)))
+        let world = World::default();
+        Ok(Self(Over::Zmq(zmq::Publisher::bind_port(&world, host, port, advertise_host, topic).await?)))
     }
 
     /// Over NATS: to the subject of `scope` and `topic`. A server that is away is no error; what is published

@@ -2,6 +2,7 @@
 
 use super::{Envelope, EventError, nats, zmq};
 use crate::nats::Nats;
+use crate::world::World;
 use protocol::discovery::{EventChannelRecord, EventTransport};
 use protocol::ids::PublisherId;
 use tokio::sync::watch;
@@ -15,14 +16,15 @@ enum Over {
 }
 
 impl Subscriber {
-    /// Subscribes to the publisher of a discovery record, over whatever transport it announces. Does not wait: the
-    /// subscription is made and made again in the background; [`Subscriber::subscribed`] waits for the first time.
+    /// Subscribes to the publisher of a discovery record, over whatever transport it announces, ZMQ from the machine of
+    /// `world`. Does not wait: the subscription is made and made again in the background; [`Subscriber::subscribed`]
+    /// waits for the first time.
     ///
     /// # Errors
     /// When the record's endpoint or subject cannot be one.
-    pub async fn follow(channel: &EventChannelRecord, nats: &Nats) -> Result<Self, EventError> {
+    pub async fn follow(world: &World, channel: &EventChannelRecord, nats: &Nats) -> Result<Self, EventError> {
         match &channel.transport {
-            EventTransport::Zmq { endpoint } => Self::connect(endpoint, &channel.topic).await,
+            EventTransport::Zmq { endpoint } => Self::connect_in(world, endpoint, &channel.topic).await,
             EventTransport::Nats { subject_prefix } => {
                 Self::over_nats(nats, subject_prefix, &channel.topic, channel.instance_id)
             }
@@ -34,7 +36,15 @@ impl Subscriber {
     /// # Errors
     /// When the endpoint is not of that form.
     pub async fn connect(endpoint: &str, topic: &str) -> Result<Self, EventError> {
-        Ok(Self(Over::Zmq(zmq::Subscriber::connect(endpoint, topic).await?)))
+        Self::connect_in(&World::default(), endpoint, topic).await
+    }
+
+    /// As [`Subscriber::connect`], from the machine of `world`.
+    ///
+    /// # Errors
+    /// As [`Subscriber::connect`].
+    pub async fn connect_in(world: &World, endpoint: &str, topic: &str) -> Result<Self, EventError> {
+        Ok(Self(Over::Zmq(zmq::Subscriber::connect(world, endpoint, topic).await?)))
     }
 
     /// Over NATS: subscribes to `{subject_prefix}.{topic}` and takes what `publisher` says there.

@@ -4,6 +4,7 @@
 use super::socket;
 use super::traffic::Traffic;
 use crate::tasks::Tasks;
+use crate::world::{Stream, World};
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use protocol::dynamo::control::StreamType;
@@ -14,7 +15,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot};
 
 /// Requests that wait for their worker to call home. Each is short (10 s at most); a frontend's own admission is the
@@ -33,7 +33,7 @@ const READ_BYTES: usize = 4 * 1024;
 /// A worker that called home, with what it has sent beyond its handshake.
 #[derive(Debug)]
 pub(super) struct Arrival {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     pub(super) inbox: BytesMut,
 }
 
@@ -59,12 +59,13 @@ pub(super) struct Expected {
 
 impl CallHomeListener {
     pub(super) async fn bind(
+        world: &World,
         host: &str,
         port: u16,
         advertise_host: Option<&str>,
         traffic: Arc<Traffic>,
     ) -> io::Result<Self> {
-        let listener = socket::listen(host, port).await?;
+        let listener = world.listen(host, port).await?;
         let address = socket::advertised(&listener, advertise_host)?;
         let waiting = Arc::new(Waiting::default());
         let tasks = Arc::new(Tasks::new());
@@ -122,7 +123,7 @@ impl Drop for Expected {
     }
 }
 
-async fn receive(waiting: &Waiting, mut stream: TcpStream, peer: SocketAddr) {
+async fn receive(waiting: &Waiting, mut stream: Stream, peer: SocketAddr) {
     let mut inbox = BytesMut::with_capacity(READ_BYTES);
     let handshake = match tokio::time::timeout(HANDSHAKE_MAX, read_handshake(&mut stream, &mut inbox)).await {
         Ok(Ok(handshake)) => handshake,
@@ -143,7 +144,7 @@ async fn receive(waiting: &Waiting, mut stream: TcpStream, peer: SocketAddr) {
     }
 }
 
-async fn read_handshake(stream: &mut TcpStream, inbox: &mut BytesMut) -> Result<Handshake, String> {
+async fn read_handshake(stream: &mut Stream, inbox: &mut BytesMut) -> Result<Handshake, String> {
     loop {
         match TwoPart::decode(inbox) {
             Err(error) => return Err(error.to_string()),

@@ -8,6 +8,7 @@ use super::response_stream::ResponseStream;
 use super::traffic::Traffic;
 use super::watch::{CALLER, WatchLine};
 use crate::nats::Nats;
+use crate::world::World;
 use bytes::{Bytes, BytesMut};
 use protocol::discovery::{Codec, EndpointRecord, RequestTransport};
 use protocol::dynamo::control::StreamType;
@@ -37,6 +38,8 @@ pub struct RequestClientConfig {
     pub ack_timeout: Duration,
     /// How long a worker may take to call home after its ack.
     pub call_home_timeout: Duration,
+    /// The machine that it runs on.
+    pub world: World,
 }
 
 impl Default for RequestClientConfig {
@@ -49,6 +52,7 @@ impl Default for RequestClientConfig {
             connect_timeout: Duration::from_secs(5),
             ack_timeout: Duration::from_secs(5),
             call_home_timeout: Duration::from_secs(10),
+            world: World::default(),
         }
     }
 }
@@ -107,11 +111,17 @@ impl RequestClient {
         let advertise = config.advertise_host.as_deref();
         let traffic = Arc::new(Traffic::default());
         let (host, port) = (&config.response_host, config.response_port);
-        let listener = CallHomeListener::bind(host, port, advertise, traffic.clone()).await?;
-        let pool = Pool::new(config.connect_timeout, traffic.clone());
-        let caller = uuid::Uuid::new_v4().to_string();
+        let world = &config.world;
+        let listener = CallHomeListener::bind(world, host, port, advertise, traffic.clone()).await?;
+        let pool = Pool::new(world.clone(), config.connect_timeout, traffic.clone());
+        let caller = uuid::Uuid::from_u64_pair(world.random(), world.random()).to_string();
         let nats_line = OnceLock::new();
         Ok(Self { shared: Arc::new(Shared { config, listener, pool, traffic, caller, nats, nats_line }) })
+    }
+
+    /// The machine that it runs on.
+    pub fn world(&self) -> &World {
+        &self.shared.config.world
     }
 
     /// What went over the request connections since the start.
@@ -129,7 +139,7 @@ impl RequestClient {
     /// # Errors
     /// Those of connecting, and [`io::ErrorKind::InvalidInput`] for a record that cannot be dialled.
     pub async fn watch(&self, target: &EndpointRecord) -> io::Result<WatchLine> {
-        WatchLine::dial(target, &self.shared.caller).await
+        WatchLine::dial(self.world(), target, &self.shared.caller).await
     }
 
     /// Sends `body` to `target`, in the codec of its record. Resolves when the worker has taken the request: after its

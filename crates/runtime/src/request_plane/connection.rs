@@ -5,8 +5,8 @@ use super::error::{ErrorClass, wire_error};
 use super::incoming::{Handler, Incoming};
 use super::responder::Responder;
 use super::server::Shared;
-use super::socket;
 use super::watch::{ANOTHER_INSTANCE, CALLER, PING};
+use crate::world::{ReadHalf, Stream, World};
 use bytes::BytesMut;
 use protocol::dynamo::control::{RequestType, StreamType};
 use protocol::dynamo::two_part::encode_control;
@@ -17,8 +17,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +42,7 @@ pub(super) struct Job {
 }
 
 /// Reads requests, acknowledges them in order, and starts them, until the peer closes or breaks the protocol.
-pub(super) async fn serve(shared: Arc<Shared>, mut stream: TcpStream, peer: SocketAddr) {
+pub(super) async fn serve(shared: Arc<Shared>, mut stream: Stream, peer: SocketAddr) {
     let mut inbox = BytesMut::new();
     // Who pings on it, if it is a watch connection.
     let mut caller = None;
@@ -78,7 +76,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut stream: TcpStream, peer: Sock
     }
 }
 
-async fn read_within(stream: &mut TcpStream, inbox: &mut BytesMut, limit: Option<Duration>) -> io::Result<usize> {
+async fn read_within(stream: &mut Stream, inbox: &mut BytesMut, limit: Option<Duration>) -> io::Result<usize> {
     match limit {
         None => stream.read_buf(inbox).await,
         Some(limit) => tokio::time::timeout(limit, stream.read_buf(inbox)).await.unwrap_or_else(|_| {
@@ -181,7 +179,8 @@ pub(super) fn start(shared: &Arc<Shared>, job: Job) {
 /// Calls home, runs the handler, and listens for a cancel meanwhile.
 async fn answer(shared: Arc<Shared>, job: Job) {
     let Job { handler, incoming, call_home, many_in, taken } = job;
-    let stream = match tokio::time::timeout(shared.config.call_home_timeout, call(&call_home)).await {
+    let calling = call(&shared.config.world, &call_home);
+    let stream = match tokio::time::timeout(shared.config.call_home_timeout, calling).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::warn!(request = %incoming.id, address = %call_home.address, %error, "cannot call home");
@@ -243,7 +242,8 @@ async fn answer(shared: Arc<Shared>, job: Job) {
 /// Refuses a request that was not taken, over a connection like that of an answer. The error says why it could not be.
 pub(super) async fn refuse_at_home(shared: &Shared, payload: bytes::Bytes, error: WireError) -> Result<(), String> {
     let (control, call_home, _) = read_payload(payload)?;
-    let called = tokio::time::timeout(shared.config.call_home_timeout, call(&call_home)).await;
+    let calling = call(&shared.config.world, &call_home);
+    let called = tokio::time::timeout(shared.config.call_home_timeout, calling).await;
     let (read, write) = called.map_err(|_| "nobody answers the call home")?.map_err(|e| e.to_string())?.into_split();
     let cancelled = shared.requests.token().child_token();
     Responder::new(write, cancelled.clone(), control.codec()).refuse(error).await;
@@ -251,8 +251,8 @@ pub(super) async fn refuse_at_home(shared: &Shared, payload: bytes::Bytes, error
     Ok(())
 }
 
-async fn call(call_home: &CallHome) -> io::Result<TcpStream> {
-    let mut stream = socket::dial(&call_home.address).await?;
+async fn call(world: &World, call_home: &CallHome) -> io::Result<Stream> {
+    let mut stream = world.dial(&call_home.address).await?;
     let mut handshake = BytesMut::new();
     let greeting = Handshake { subject: call_home.subject.clone(), stream_type: StreamType::Response };
     encode_control(&greeting, &mut handshake).map_err(io::Error::other)?;
@@ -261,7 +261,7 @@ async fn call(call_home: &CallHome) -> io::Result<TcpStream> {
 }
 
 /// Reads what the frontend says until it closes; whatever ends it, the request is cancelled then.
-async fn listen(mut read: OwnedReadHalf, cancelled: &CancellationToken) {
+async fn listen(mut read: ReadHalf, cancelled: &CancellationToken) {
     let _cancel_at_end = cancelled.clone().drop_guard();
     let mut inbox = BytesMut::with_capacity(64);
     loop {

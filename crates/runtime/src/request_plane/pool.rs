@@ -1,9 +1,9 @@
 //! The frontend's request connections: few per worker, kept, pipelined.
 
 use super::error::{ErrorClass, RequestError};
-use super::socket;
 use super::traffic::Traffic;
 use crate::tasks::Tasks;
+use crate::world::{ReadHalf, Stream, World, WriteHalf};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use protocol::dynamo::Ack;
@@ -13,8 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +37,7 @@ const WRITE_BATCH: usize = 32;
 #[derive(Debug)]
 pub(super) struct Pool {
     by_address: Mutex<HashMap<String, Worker>>,
+    world: World,
     connect_timeout: Duration,
     traffic: Arc<Traffic>,
     tasks: Tasks,
@@ -92,8 +91,8 @@ type AckSender = oneshot::Sender<Result<Ack, Lost>>;
 type Unacknowledged = Mutex<VecDeque<AckSender>>;
 
 impl Pool {
-    pub(super) fn new(connect_timeout: Duration, traffic: Arc<Traffic>) -> Self {
-        Self { by_address: Mutex::default(), connect_timeout, traffic, tasks: Tasks::new() }
+    pub(super) fn new(world: World, connect_timeout: Duration, traffic: Arc<Traffic>) -> Self {
+        Self { by_address: Mutex::default(), world, connect_timeout, traffic, tasks: Tasks::new() }
     }
 
     /// A connection to `address` with room, dialled if need be.
@@ -126,7 +125,7 @@ impl Pool {
     }
 
     async fn dial(&self, address: &str) -> Result<Arc<Connection>, RequestError> {
-        let stream = tokio::time::timeout(self.connect_timeout, socket::dial(address))
+        let stream = tokio::time::timeout(self.connect_timeout, self.world.dial(address))
             .await
             .map_err(|_| {
                 let why = format!("worker {address}: no connection in {} s", self.connect_timeout.as_secs_f32());
@@ -213,12 +212,13 @@ impl Drop for Waiting<'_> {
 }
 
 /// Runs a connection until either side ends it, or it was idle for [`IDLE_MAX`].
-async fn drive(stream: TcpStream, mut inbox: mpsc::Receiver<Outgoing>, traffic: &Traffic) -> io::Result<()> {
+async fn drive(stream: Stream, mut inbox: mpsc::Receiver<Outgoing>, traffic: &Traffic) -> io::Result<()> {
     let (read, write) = stream.into_split();
     let unacknowledged = Unacknowledged::default();
     let ended = tokio::select! {
-        ended = write_requests(write, &mut inbox, &unacknowledged, traffic) => ended,
+        biased;
         ended = read_acks(read, &unacknowledged, traffic) => ended,
+        ended = write_requests(write, &mut inbox, &unacknowledged, traffic) => ended,
     };
     inbox.close();
     while let Ok(unsent) = inbox.try_recv() {
@@ -230,7 +230,7 @@ async fn drive(stream: TcpStream, mut inbox: mpsc::Receiver<Outgoing>, traffic: 
 
 /// Writes requests as they come, several at once when several wait.
 async fn write_requests(
-    mut write: OwnedWriteHalf,
+    mut write: WriteHalf,
     inbox: &mut mpsc::Receiver<Outgoing>,
     unacknowledged: &Unacknowledged,
     traffic: &Traffic,
@@ -263,7 +263,7 @@ async fn write_requests(
     }
 }
 
-async fn read_acks(mut read: OwnedReadHalf, unacknowledged: &Unacknowledged, traffic: &Traffic) -> io::Result<()> {
+async fn read_acks(mut read: ReadHalf, unacknowledged: &Unacknowledged, traffic: &Traffic) -> io::Result<()> {
     let mut inbox = BytesMut::with_capacity(256);
     loop {
         match read.read_buf(&mut inbox).await? {

@@ -1,6 +1,7 @@
 //! The worker's end of a response stream.
 
 use super::error::StreamClosed;
+use crate::world::WriteHalf;
 use bytes::BytesMut;
 use protocol::discovery::Codec;
 use protocol::dynamo::two_part::{encode_control, encode_data};
@@ -9,7 +10,6 @@ use protocol::output::{Annotated, StreamFrame, WireError};
 use serde::Serialize;
 use std::io;
 use std::time::Duration;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio_util::sync::CancellationToken;
 
 /// A frontend that reads nothing for this long with its window full is gone or stuck; the engine's time is worth more.
@@ -23,7 +23,7 @@ const BUFFER_KEPT_BYTES_MAX: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct Responder {
     /// `None` once nothing may be written any more.
-    write: Option<OwnedWriteHalf>,
+    write: Option<WriteHalf>,
     cancelled: CancellationToken,
     codec: Codec,
     buffer: BytesMut,
@@ -46,7 +46,7 @@ impl std::fmt::Debug for Meter {
 }
 
 impl Responder {
-    pub(super) fn new(write: OwnedWriteHalf, cancelled: CancellationToken, codec: Codec) -> Self {
+    pub(super) fn new(write: WriteHalf, cancelled: CancellationToken, codec: Codec) -> Self {
         let buffer = BytesMut::new();
         Self {
             write: Some(write),
@@ -217,7 +217,7 @@ impl Responder {
     }
 }
 
-async fn write_all(write: &OwnedWriteHalf, mut rest: &[u8], cancelled: &CancellationToken) -> Result<(), StreamClosed> {
+async fn write_all(write: &WriteHalf, mut rest: &[u8], cancelled: &CancellationToken) -> Result<(), StreamClosed> {
     if cancelled.is_cancelled() {
         return Err(StreamClosed::Cancelled);
     }
@@ -232,6 +232,7 @@ async fn write_all(write: &OwnedWriteHalf, mut rest: &[u8], cancelled: &Cancella
             return Ok(());
         }
         tokio::select! {
+            biased;
             () = cancelled.cancelled() => return Err(StreamClosed::Cancelled),
             writable = tokio::time::timeout(WRITE_STALL_MAX, write.writable()) => match writable {
                 Ok(Ok(())) => {}

@@ -2,6 +2,7 @@
 
 use super::call_home::Arrival;
 use super::error::{ErrorClass, RequestError};
+use crate::world::Stream;
 use bytes::BytesMut;
 use protocol::discovery::Codec;
 use protocol::dynamo::two_part::encode_control;
@@ -10,7 +11,6 @@ use protocol::output::{Annotated, StreamFrame};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 
 /// Read at once: some 50 token items, so that a burst costs one call.
 const READ_BYTES: usize = 8 * 1024;
@@ -18,7 +18,7 @@ const READ_BYTES: usize = 8 * 1024;
 /// The items of one answer. Dropping it before the end tells the worker to stop ("kill", then FIN).
 #[derive(Debug)]
 pub struct ResponseStream {
-    stream: TcpStream,
+    stream: Stream,
     inbox: BytesMut,
     codec: Codec,
     worker: String,

@@ -6,6 +6,7 @@ use super::incoming::Handler;
 use super::nats_server::NatsListeners;
 use super::socket;
 use crate::tasks::Tasks;
+use crate::world::World;
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::io;
@@ -33,6 +34,8 @@ pub struct RequestServerConfig {
     pub requests_queued_max: usize,
     /// How long dialling the frontend may take.
     pub call_home_timeout: Duration,
+    /// The machine that it runs on.
+    pub world: World,
 }
 
 impl Default for RequestServerConfig {
@@ -45,6 +48,7 @@ impl Default for RequestServerConfig {
             requests_running_max: 10_000,
             requests_queued_max: 40_000,
             call_home_timeout: Duration::from_secs(10),
+            world: World::default(),
         }
     }
 }
@@ -96,7 +100,7 @@ impl RequestServer {
     /// # Errors
     /// When the address cannot be bound.
     pub async fn bind(config: RequestServerConfig) -> io::Result<Self> {
-        let listener = socket::listen(&config.host, config.port).await?;
+        let listener = config.world.listen(&config.host, config.port).await?;
         let address = socket::advertised(&listener, config.advertise_host.as_deref())?;
         let taken_max = config.requests_running_max.saturating_add(config.requests_queued_max);
         let shared = Arc::new(Shared {

@@ -1,5 +1,6 @@
 //! How every socket of the request plane is set.
 
+use crate::world::{self, Listener, Stream};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(2)).with_retries(3);
 
 /// Connections the kernel completes before we accept them: a burst of call-homes must not meet a full queue.
-const BACKLOG: i32 = 4_096;
+const BACKLOG: u32 = 4_096;
 
 /// No Nagle delay, keep-alive on.
 pub(crate) fn set_up(stream: &TcpStream) -> io::Result<()> {
@@ -31,18 +32,28 @@ pub(crate) async fn dial(address: &str) -> io::Result<TcpStream> {
 pub(crate) async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
     let unresolved = || io::Error::new(io::ErrorKind::AddrNotAvailable, format!("{host} has no address"));
     let address = lookup_host((host, port)).await?.next().ok_or_else(unresolved)?;
+    listen_on(address, BACKLOG, None)
+}
+
+/// Listens on `address`; accepted connections have `send_buffer` bytes in the kernel, or as many as it likes.
+pub(crate) fn listen_on(address: SocketAddr, backlog: u32, send_buffer: Option<u32>) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
         SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
     };
+    // A restart may take the port while old connections are in TIME_WAIT; a second listener may not.
     socket.set_reuseaddr(true)?;
+    if let Some(bytes) = send_buffer {
+        // Accepted sockets inherit it.
+        socket.set_send_buffer_size(bytes)?;
+    }
     socket.bind(address)?;
-    socket.listen(BACKLOG as u32)
+    socket.listen(backlog)
 }
 
 /// `HOST:PORT` that others should dial: `advertise`, or the listener's own host, or this machine's address when the
 /// listener takes any.
-pub(crate) fn advertised(listener: &TcpListener, advertise: Option<&str>) -> io::Result<String> {
+pub(crate) fn advertised(listener: &Listener, advertise: Option<&str>) -> io::Result<String> {
     let local = listener.local_addr()?;
     let host = match advertise {
         Some(host) => host.trim_matches(['[', ']']).to_owned(),
@@ -54,22 +65,22 @@ pub(crate) fn advertised(listener: &TcpListener, advertise: Option<&str>) -> io:
 }
 
 /// Accepts for ever. A failure to accept (no file descriptors left, say) waits a moment instead of spinning.
-pub(crate) async fn accept_each(listener: TcpListener, what: &'static str, take: impl FnMut(TcpStream, SocketAddr)) {
+pub(crate) async fn accept_each(listener: Listener, what: &'static str, take: impl FnMut(Stream, SocketAddr)) {
     accept_each_noting(listener, what, take, || ()).await;
 }
 
 /// The same; `failed` is called for each failure to accept.
 pub(crate) async fn accept_each_noting(
-    listener: TcpListener,
+    mut listener: Listener,
     what: &'static str,
-    mut take: impl FnMut(TcpStream, SocketAddr),
+    mut take: impl FnMut(Stream, SocketAddr),
     failed: impl Fn(),
 ) {
     /// Long enough for a descriptor to come free, short against any time-out.
     const PAUSE: Duration = Duration::from_millis(50);
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => match set_up(&stream) {
+            Ok((stream, peer)) => match world::set_up(&stream) {
                 Ok(()) => take(stream, peer),
                 Err(error) => tracing::debug!(what, %peer, %error, "a connection was gone before it was accepted"),
             },
@@ -88,13 +99,13 @@ mod tests {
 
     #[tokio::test]
     async fn both_ends_have_no_delay_and_keep_alive() {
-        let listener = listen("127.0.0.1", 0).await.unwrap();
+        let listener = Listener::Tcp(listen("127.0.0.1", 0).await.unwrap());
         let address = advertised(&listener, None).unwrap();
         let (sent, mut accepted) = tokio::sync::mpsc::channel(1);
         let accepting = accept_each(listener, "test", |stream, _| sent.try_send(stream).unwrap());
         let dialled = async {
             let near = dial(&address).await.unwrap();
-            let far = accepted.recv().await.unwrap();
+            let Some(Stream::Tcp(far)) = accepted.recv().await else { panic!("a connection of the kernel") };
             [near, far].map(|stream| (stream.nodelay().unwrap(), SockRef::from(&stream).keepalive().unwrap()))
         };
         tokio::select! {
@@ -105,7 +116,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_advertised_can_be_dialled() {
-        let any = listen("0.0.0.0", 0).await.unwrap();
+        let any = Listener::Tcp(listen("0.0.0.0", 0).await.unwrap());
         let port = any.local_addr().unwrap().port();
         assert_eq!(advertised(&any, None).unwrap(), format!("{}:{port}", crate::local_host()));
         assert_eq!(advertised(&any, Some("worker-0.svc")).unwrap(), format!("worker-0.svc:{port}"));

@@ -9,13 +9,12 @@
 //! Source: Dynamo 1.6.1 on the wire, §4.1; `dynamo.mocker` 1.6.1 was asked.
 
 use super::client::address_of;
-use super::socket;
+use crate::world::{Stream, World};
 use bytes::{Bytes, BytesMut};
 use protocol::discovery::EndpointRecord;
 use protocol::dynamo::{Ack, Headers, RequestFrame};
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// What the path of a ping begins with, before `/` and the path of the endpoint.
 pub(super) const PING: &str = "busbar.ping";
@@ -29,9 +28,9 @@ pub(super) const ANOTHER_INSTANCE: &str = "busbar.ping: another instance";
 /// Room for some acks; the longest of a stock worker has about 150 bytes.
 const READ_BYTES: usize = 512;
 
-/// A watch connection. Generic over its transport for tests; a worker is reached over TCP.
+/// A watch connection. Generic over its transport for tests; a worker is reached through a [`World`].
 #[derive(Debug)]
-pub struct WatchLine<S = TcpStream> {
+pub struct WatchLine<S = Stream> {
     stream: S,
     inbox: BytesMut,
     ping: Bytes,
@@ -49,13 +48,14 @@ pub enum Pong {
 }
 
 impl WatchLine {
-    /// Dials `target`. `caller` names this frontend. There is no limit on the wait; the caller has one.
+    /// Dials `target` from the machine of `world`. `caller` names this frontend. There is no limit on the wait; the
+    /// caller has one.
     ///
     /// # Errors
     /// Those of connecting, and [`io::ErrorKind::InvalidInput`] for a record that cannot be dialled.
-    pub(super) async fn dial(target: &EndpointRecord, caller: &str) -> io::Result<Self> {
+    pub(super) async fn dial(world: &World, target: &EndpointRecord, caller: &str) -> io::Result<Self> {
         let (address, path) = address_of(target).map_err(invalid)?;
-        Self::over(socket::dial(address).await?, path, caller)
+        Self::over(world.dial(address).await?, path, caller)
     }
 }
 

@@ -20,6 +20,7 @@ use protocol::events::KV_EVENTS;
 use protocol::ids::EndpointId;
 use runtime::event_plane::{Envelope, Publisher, Subscriber};
 use runtime::nats::{Nats, NatsConfig};
+use runtime::world::World;
 use std::time::Duration;
 
 /// Longest wait for anything; only a defect reaches it.
@@ -67,7 +68,7 @@ async fn follow(publisher: &Publisher, nats: &Nats) -> Subscriber {
         instance_id: publisher.id(),
         transport: publisher.transport(),
     };
-    let mut subscriber = Subscriber::follow(&channel, nats).await.unwrap();
+    let mut subscriber = Subscriber::follow(&World::default(), &channel, nats).await.unwrap();
     within("subscribed", subscriber.subscribed()).await;
     subscriber
 }

@@ -6,6 +6,7 @@ use super::EtcdStore;
 use super::error::EtcdFault;
 use super::memory::MemoryEtcd;
 use super::stage::endpoint;
+use crate::world::World;
 use protocol::discovery::Record;
 use std::future::Future;
 use std::sync::Arc;
@@ -83,7 +84,7 @@ fn told(watch: &mut Watch) -> Vec<i64> {
 async fn keys_and_values_are_dynamos_and_all_hang_on_one_lease() {
     let etcd = MemoryEtcd::start();
     let process = join(&etcd).await;
-    let id = process.instance_id();
+    let id = process.instance_id(&World::default());
     let second = process.member();
     process.register(&endpoint(id.0, 1)).await.unwrap();
     second.register(&endpoint(7, 1)).await.unwrap();
@@ -94,7 +95,7 @@ async fn keys_and_values_are_dynamos_and_all_hang_on_one_lease() {
         "the lease is the instance"
     );
     assert!(etcd.keys().iter().all(|(_, lease)| *lease == leases[0]), "{:?}", etcd.keys());
-    assert_ne!(process.instance_id(), id, "another instance of the process has another id");
+    assert_ne!(process.instance_id(&World::default()), id, "another instance of the process has another id");
     assert_eq!(
         etcd.value("v1/instances/dynamo/backend/generate/7").unwrap(),
         r#"{"type":"Endpoint","component":"backend","endpoint":"generate","namespace":"dynamo","instance_id":7,"transport":{"tcp":"127.0.0.1:1/7/dynamo/backend/generate"},"device_type":"cpu","request_plane_codec":"msgpack"}"#

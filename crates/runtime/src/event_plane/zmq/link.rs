@@ -1,13 +1,12 @@
-//! One TCP connection that has greeted: what publisher and subscriber have in common.
+//! One connection that has greeted: what publisher and subscriber have in common.
 
+use crate::world::{ReadHalf, Stream, WriteHalf};
 use bytes::BytesMut;
 use protocol::dynamo::FrameError;
 use protocol::dynamo::zmtp::{Command, Greeting, Incoming, Reader};
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 /// Longest greeting. A peer that takes longer is no ZMQ socket, or its machine is gone.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,14 +51,14 @@ impl End {
 /// A connection after the handshake.
 pub(super) struct Link {
     pub(super) inbox: Inbox,
-    pub(super) write: OwnedWriteHalf,
+    pub(super) write: WriteHalf,
     /// Tells in which form the peer takes subscriptions.
     pub(super) peer: Greeting,
 }
 
 /// The reading side.
 pub(super) struct Inbox {
-    read: OwnedReadHalf,
+    read: ReadHalf,
     buffer: BytesMut,
     reader: Reader,
 }
@@ -69,12 +68,12 @@ impl Link {
     ///
     /// # Errors
     /// When the peer closes, takes too long, does not speak ZMTP 3 with NULL, or is the wrong kind of socket.
-    pub(super) async fn greet(stream: TcpStream, end: End) -> Result<Self, LinkError> {
+    pub(super) async fn greet(stream: Stream, end: End) -> Result<Self, LinkError> {
         tokio::time::timeout(GREETING_TIMEOUT, handshake(stream, end)).await.map_err(|_| LinkError::GreetingTimeout)?
     }
 }
 
-async fn handshake(stream: TcpStream, end: End) -> Result<Link, LinkError> {
+async fn handshake(stream: Stream, end: End) -> Result<Link, LinkError> {
     let (read, mut write) = stream.into_split();
     let mut inbox = Inbox { read, buffer: BytesMut::new(), reader: Reader::default() };
     let (own, wanted) = end.types();

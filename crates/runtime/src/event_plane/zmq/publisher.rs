@@ -4,6 +4,7 @@ use super::seat::{self, Seat};
 use crate::event_plane::{Envelope, EventError};
 use crate::request_plane::socket;
 use crate::tasks::Tasks;
+use crate::world::{Listener, Stream, World};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use protocol::discovery::Codec;
@@ -15,7 +16,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
-use tokio::net::{TcpListener, TcpStream};
 
 /// Connections that one publisher serves: routers and a few observers. Each may hold 64 MiB of waiting events.
 const SUBSCRIBERS_MAX: usize = 256;
@@ -48,17 +48,19 @@ impl Hall {
 }
 
 impl Publisher {
-    /// Listens on `port` of `host` (0 is any free one) and announces itself as `advertise_host`.
+    /// On the machine of `world`: listens on `port` of `host` (0 is any free one) and announces itself as
+    /// `advertise_host`.
     ///
     /// # Errors
     /// When another program holds the port, or `host` is no address of this machine.
     pub(in crate::event_plane) async fn bind_port(
+        world: &World,
         host: &str,
         port: u16,
         advertise_host: &str,
         topic: &str,
     ) -> io::Result<Self> {
-        let listener = socket::listen(host, port).await?;
+        let listener = world.listen(host, port).await?;
         let endpoint = format!("tcp://{}", socket::advertised(&listener, Some(advertise_host))?);
         let stage = Mutex::new(Stage { sequence: 0, seats: Vec::new() });
         let hall = Arc::new(Hall { topic: topic.to_owned(), stage, dropped: AtomicU64::new(0) });
@@ -67,7 +69,7 @@ impl Publisher {
         // the group with it.
         let connections = Tasks::under(&tasks.token());
         tasks.spawn("event publisher", admit(listener, hall.clone(), connections));
-        let id = PublisherId(rand::random_range(0..1 << 53));
+        let id = PublisherId(world.random() >> 11);
         Ok(Self { id, endpoint, hall, _tasks: tasks })
     }
 
@@ -151,7 +153,7 @@ impl Publisher {
     }
 }
 
-async fn admit(listener: TcpListener, hall: Arc<Hall>, connections: Tasks) {
+async fn admit(listener: Listener, hall: Arc<Hall>, connections: Tasks) {
     socket::accept_each(listener, "event plane", |stream, address| {
         if connections.running() >= SUBSCRIBERS_MAX {
             tracing::warn!(topic = hall.topic, %address, "refused a subscriber: {SUBSCRIBERS_MAX} are connected");
@@ -162,7 +164,7 @@ async fn admit(listener: TcpListener, hall: Arc<Hall>, connections: Tasks) {
     .await;
 }
 
-async fn attend(stream: TcpStream, address: SocketAddr, hall: Arc<Hall>) {
+async fn attend(stream: Stream, address: SocketAddr, hall: Arc<Hall>) {
     // The seat is given back by drop, so that it is gone when the task is cancelled, too.
     let mut lease = Lease { hall: &hall, seat: None };
     let end = seat::serve(stream, hall.topic.as_bytes(), |seat| {

@@ -1,13 +1,12 @@
 //! A subscriber's seat at a publisher: its queue, its subscriptions, and the connection behind both.
 
 use super::link::{End, Inbox, Link, LinkError};
+use crate::world::{Stream, WriteHalf};
 use bytes::{BufMut, Bytes, BytesMut};
 use protocol::dynamo::zmtp::{Command, Incoming};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 
 /// Events that wait for one subscriber; more are dropped for it. The high-water mark of Dynamo 1.6.1.
@@ -70,7 +69,7 @@ impl Seat {
 /// Serves one connection until it ends: greets, takes a seat through `sit`, then reads subscriptions and writes events.
 ///
 /// Cancel: the connection is closed and the queue is lost.
-pub(super) async fn serve(stream: TcpStream, topic: &[u8], sit: impl FnOnce(Arc<Seat>)) -> LinkError {
+pub(super) async fn serve(stream: Stream, topic: &[u8], sit: impl FnOnce(Arc<Seat>)) -> LinkError {
     let link = match Link::greet(stream, End::Publisher).await {
         Ok(link) => link,
         Err(error) => return error,
@@ -79,6 +78,7 @@ pub(super) async fn serve(stream: TcpStream, topic: &[u8], sit: impl FnOnce(Arc<
     let seat = Arc::new(Seat { queue, queued_bytes: AtomicUsize::new(0), matching: AtomicUsize::new(0) });
     sit(seat.clone());
     tokio::select! {
+        biased;
         error = listen(link.inbox, &seat, topic) => error,
         error = deliver(events, link.write, &seat) => error.into(),
     }
@@ -100,7 +100,7 @@ async fn listen(mut inbox: Inbox, seat: &Seat, topic: &[u8]) -> LinkError {
     }
 }
 
-async fn deliver(mut events: mpsc::Receiver<Bytes>, mut write: OwnedWriteHalf, seat: &Seat) -> std::io::Error {
+async fn deliver(mut events: mpsc::Receiver<Bytes>, mut write: WriteHalf, seat: &Seat) -> std::io::Error {
     let mut batch = Vec::with_capacity(BATCH_EVENTS);
     let mut bytes = BytesMut::with_capacity(BATCH_BYTES);
     loop {

@@ -2,8 +2,8 @@
 
 use super::link::{End, Link, LinkError};
 use crate::event_plane::{Envelope, EventError};
-use crate::request_plane::socket;
 use crate::tasks::Tasks;
+use crate::world::World;
 use protocol::dynamo::zmtp::{Command, Incoming};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -35,17 +35,22 @@ pub(in crate::event_plane) struct Subscriber {
 }
 
 impl Subscriber {
-    /// Subscribes to `topic` at `endpoint` (`tcp://HOST:PORT`). Does not wait for the connection, which is made and
-    /// made again in the background.
+    /// From the machine of `world`, subscribes to `topic` at `endpoint` (`tcp://HOST:PORT`). Does not wait for the
+    /// connection, which is made and made again in the background.
     ///
     /// # Errors
     /// When the endpoint is not of that form.
-    pub(in crate::event_plane) async fn connect(endpoint: &str, topic: &str) -> Result<Self, EventError> {
+    pub(in crate::event_plane) async fn connect(
+        world: &World,
+        endpoint: &str,
+        topic: &str,
+    ) -> Result<Self, EventError> {
         let address = address_of(endpoint).ok_or_else(|| EventError::Endpoint { endpoint: endpoint.to_owned() })?;
         let (sent, events) = mpsc::channel(QUEUE_EVENTS_MAX);
         let (connected, connections) = watch::channel(0);
         let (lost, losses) = watch::channel(0);
         let feed = Feed {
+            world: world.clone(),
             address: address.to_owned(),
             topic: topic.to_owned(),
             sent,
@@ -85,6 +90,7 @@ fn address_of(endpoint: &str) -> Option<&str> {
 
 /// The task behind a subscriber.
 struct Feed {
+    world: World,
     address: String,
     topic: String,
     sent: mpsc::Sender<(Envelope, OwnedSemaphorePermit)>,
@@ -109,13 +115,13 @@ impl Feed {
             }
             tracing::debug!(address = self.address, topic = self.topic, %error, ?pause, "not subscribed; will dial again");
             // Spread over half the pause, so that subscribers who lost the same publisher do not return as one.
-            tokio::time::sleep(pause.mul_f64(rand::random_range(0.75..1.25))).await;
+            tokio::time::sleep(pause.mul_f64(self.world.random_within(0.75..1.25))).await;
             pause = (pause * 2).min(BACKOFF_MAX);
         }
     }
 
     async fn listen(&self) -> Result<Infallible, LinkError> {
-        let dialled = tokio::time::timeout(CONNECT_TIMEOUT, socket::dial(&self.address)).await;
+        let dialled = tokio::time::timeout(CONNECT_TIMEOUT, self.world.dial(&self.address)).await;
         let stream = dialled.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
         let mut link = Link::greet(stream, End::Subscriber).await?;
         link.write.write_all(&link.peer.subscription(self.topic.as_bytes())).await?;

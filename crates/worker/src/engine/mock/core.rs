@@ -9,7 +9,7 @@ use protocol::space::Space;
 use sim::batch::{Batch, NewSequence, Queue, Step};
 use sim::pool::SequenceId;
 use sim::tokens::{Context, MockModel};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use tokio::sync::mpsc::{Sender, error::TrySendError};
 
 /// A sequence as its caller sees it.
@@ -43,7 +43,8 @@ pub(super) struct Ended {
 pub(super) struct Core {
     model: MockModel,
     batch: Batch,
-    streams: HashMap<SequenceId, Stream>,
+    /// In the order of their ids: who is cancelled together is freed in one order in every run.
+    streams: BTreeMap<SequenceId, Stream>,
     context_length: u32,
     sequences_max: usize,
     next_id: u64,
@@ -54,7 +55,7 @@ pub(super) struct Core {
 
 impl Core {
     pub(super) fn new(model: MockModel, batch: Batch, context_length: u32, sequences_max: usize) -> Self {
-        let (streams, totals) = (HashMap::new(), EngineLoad::default());
+        let (streams, totals) = (BTreeMap::new(), EngineLoad::default());
         Self { model, batch, streams, context_length, sequences_max, next_id: 0, late: 0, totals }
     }
 
@@ -169,7 +170,7 @@ impl Core {
 
     /// Ends everything, with a word to whoever reads.
     pub(super) fn cancel_all(&mut self) {
-        for (id, mut stream) in self.streams.drain() {
+        for (id, mut stream) in std::mem::take(&mut self.streams) {
             self.batch.end(id);
             self.totals.cancelled_total += 1;
             let usage = stream.usage();

@@ -48,9 +48,10 @@ impl Steps {
         while !self.stopped.is_cancelled() {
             let Some(step) = self.core.lock().begin() else {
                 tokio::select! {
-                    () = self.wake.notified() => {}
-                    Some(()) = late.next() => self.core.lock().late_delivered(1),
+                    biased;
                     () = self.stopped.cancelled() => {}
+                    Some(()) = late.next() => self.core.lock().late_delivered(1),
+                    () = self.wake.notified() => {}
                 }
                 ends = Instant::now();
                 continue;
@@ -86,8 +87,9 @@ impl Steps {
             tokio::task::yield_now().await;
         } else {
             tokio::select! {
-                () = self.compute(end) => {}
+                biased;
                 () = self.stopped.cancelled() => {}
+                () = self.compute(end) => {}
             }
         }
         self.progress.fetch_add(1, Ordering::Relaxed);
