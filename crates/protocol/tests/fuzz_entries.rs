@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 
 type Entry = fn(&[u8]);
 
-const ENTRIES: [Entry; 6] = [
+const ENTRIES: [Entry; 7] = [
     entries::request_frame,
     entries::two_part,
     entries::event_envelope,
     entries::zmtp,
     entries::msgpack_bodies,
     entries::discovery_record,
+    entries::model_card,
 ];
 
 fn recordings() -> Vec<PathBuf> {

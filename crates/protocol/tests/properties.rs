@@ -148,5 +148,6 @@ proptest! {
         entries::zmtp(&bytes);
         entries::msgpack_bodies(&bytes);
         entries::discovery_record(&bytes);
+        entries::model_card(&bytes);
     }
 }

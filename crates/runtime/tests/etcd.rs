@@ -345,7 +345,7 @@ async fn tls_needs_the_right_authority_name_and_client_certificate() {
     let stranger = Discovery::etcd(with(EtcdTls { client: None, ..good.clone() })).await;
     match stranger {
         Err(DiscoveryError::Join(error)) => {
-            check(&error, EtcdFault::Tls, &["CertificateRequired", "ETCD_AUTH_CLIENT_CERT"])
+            check(&error, EtcdFault::Tls, &["CertificateRequired", "ETCD_AUTH_CLIENT_CERT"]);
         }
         Err(other) => panic!("{other:?}"),
         Ok(stranger) => assert!(!stranger.health().connected && stranger.snapshot().is_empty()),

@@ -18,7 +18,7 @@ pub(super) async fn join(backend: DiscoveryBackend, etcd: &EtcdFlags) -> Result<
         }
         DiscoveryBackend::Etcd => {
             let password = std::env::var("ETCD_AUTH_PASSWORD").ok();
-            let config = etcd.config(password)?;
+            let config = etcd.config(password.as_ref())?;
             tracing::info!(endpoints = config.endpoints.join(","), "joining etcd");
             Discovery::etcd(config).await.map_err(|error| refused(&error))
         }

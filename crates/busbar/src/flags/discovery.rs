@@ -70,11 +70,11 @@ impl EtcdFlags {
     ///
     /// # Errors
     /// Everything that is wrong, at once.
-    pub(crate) fn config(&self, password: Option<String>) -> Result<EtcdConfig, Failure> {
+    pub(crate) fn config(&self, password: Option<&String>) -> Result<EtcdConfig, Failure> {
         let mut wrong = Vec::new();
         let endpoints = EtcdConfig::parse_endpoints(&self.etcd_endpoints);
         let endpoints = endpoints.map_err(|error| wrong.push(error.to_string())).unwrap_or_default();
-        let user = match (given(self.etcd_auth_username.as_ref()), given(password.as_ref())) {
+        let user = match (given(self.etcd_auth_username.as_ref()), given(password)) {
             (Some(name), Some(password)) => Some(EtcdUser { name, password }),
             (None, None) => None,
             (Some(_), None) => {

@@ -16,18 +16,18 @@ pub(crate) struct Operator {
 impl Operator {
     pub(crate) fn new() -> Self {
         let (operator, account, user) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_user());
-        let operator_jwt = jwt(&operator, &operator, "the operator", json!({"type": "operator", "version": 2}));
+        let operator_jwt = jwt(&operator, &operator, "the operator", &json!({"type": "operator", "version": 2}));
         let limits = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
             "conn": -1, "leaf": -1});
         let account_jwt =
-            jwt(&operator, &account, "the account", json!({"type": "account", "version": 2, "limits": &limits}));
+            jwt(&operator, &account, "the account", &json!({"type": "account", "version": 2, "limits": &limits}));
         let user_claims =
             json!({"type": "user", "version": 2, "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1});
-        let user_jwt = jwt(&account, &user, "the user", user_claims);
+        let user_jwt = jwt(&account, &user, "the user", &user_claims);
         // Without an account for the server itself JetStream does not start.
         let system = KeyPair::new_account();
         let system_jwt =
-            jwt(&operator, &system, "the system", json!({"type": "account", "version": 2, "limits": &limits}));
+            jwt(&operator, &system, "the system", &json!({"type": "account", "version": 2, "limits": &limits}));
         let (account_id, system_id) = (account.public_key(), system.public_key());
         let server_config = format!(
             "operator: \"{operator_jwt}\"\nsystem_account: {system_id}\nresolver: MEMORY\n\
@@ -42,7 +42,7 @@ impl Operator {
     }
 }
 
-fn jwt(issuer: &KeyPair, subject: &KeyPair, name: &str, nats: Value) -> String {
+fn jwt(issuer: &KeyPair, subject: &KeyPair, name: &str, nats: &Value) -> String {
     let header = json!({"typ": "JWT", "alg": "ed25519-nkey"});
     let claims = json!({"jti": name, "iat": 1_700_000_000, "iss": issuer.public_key(), "name": name,
         "sub": subject.public_key(), "nats": nats});

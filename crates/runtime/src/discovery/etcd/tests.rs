@@ -325,7 +325,7 @@ async fn an_etcd_that_will_not_have_us_says_so_at_the_start_and_is_waited_for_la
     let frontend = join(&etcd).await;
     for fault in [EtcdFault::Login, EtcdFault::Denied, EtcdFault::Tls] {
         etcd.refuse(Some(fault));
-        let error = EtcdStore::on(Arc::new(etcd.clone()), TTL).await.err().expect("it must not start");
+        let error = EtcdStore::on(Arc::new(etcd.clone()), TTL).await.expect_err("it must not start");
         assert!(!error.may_heal() && !error.remedy().is_empty(), "{error}");
     }
     // A password that was changed under a running process must not cost its workers.

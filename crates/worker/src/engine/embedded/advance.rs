@@ -82,9 +82,9 @@ mod tests {
     fn a_thread_that_computes_goes_forward_within_one_step_and_one_that_waits_does_not() {
         let (advance, computes, ended) =
             (Arc::new(Advance::new()), Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
-        let (entered_sender, entered) = std::sync::mpsc::channel();
-        let (waits_sender, waits) = std::sync::mpsc::channel();
-        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (entered_sender, entered) = std::sync::mpsc::sync_channel(1);
+        let (waits_sender, waits) = std::sync::mpsc::sync_channel(1);
+        let (release, released) = std::sync::mpsc::sync_channel::<()>(1);
         let (own, still, over) = (advance.clone(), computes.clone(), ended.clone());
         let thread = std::thread::spawn(move || {
             own.enter();
