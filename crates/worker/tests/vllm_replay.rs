@@ -234,17 +234,15 @@ async fn a_server_whose_engine_steps_does_not_hang_and_an_idle_one_neither() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_prompt_is_no_hang_while_it_may_still_be_computed() {
-    // The recorded server computed 4056 prompt tokens in 1.75 s: 2000 of them may take 2.6 s, so five count.
-    // Two and not nearly five: while a real socket is waited for, paused time jumps to the next look of the watch.
+async fn a_prompt_that_takes_longer_than_it_may_is_a_hang() {
+    // The recorded server computed 4056 prompt tokens in 1.75 s: 2000 of them may take 2.6 s, so five count. That one
+    // which stays below is no hang is held by the tables of the watch: over a real socket, paused time jumps.
     let slow = |seconds: u32, tokens: usize| {
         let mut request = request(SLOW, 2);
         request.token_ids = [vec![SLOW as u32, seconds], vec![1; tokens]].concat();
         request
     };
     let (mut started, _server) = guest().await;
-    let (_, outputs, gone) = lasts(&mut started, slow(2, 2000)).await;
-    assert!(!gone && outputs.last().unwrap().finish_reason.is_some(), "{outputs:?}");
     let (lasted, outputs, gone) = lasts(&mut started, slow(60, 2000)).await;
     assert!(gone && has_no_end(&outputs) && lasted < Duration::from_secs(6), "{lasted:?} {outputs:?}");
 }
