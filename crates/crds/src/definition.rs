@@ -20,6 +20,10 @@ pub struct ConversionService {
     pub ca_bundle: Option<String>,
 }
 
+/// Kubernetes namespace that the platform chart is installed in when nothing else is asked.
+pub const K8S_NAMESPACE: &str = "busbar-system";
+/// Name of the operator's Service.
+const SERVICE_NAME: &str = "busbar-operator-webhook";
 /// Path of the webhook that converts.
 pub const CONVERSION_PATH: &str = "/convert";
 /// Port of the operator's Service.
@@ -28,7 +32,7 @@ const CONVERSION_PORT: u16 = 443;
 impl Default for ConversionService {
     /// What the platform chart installs when nothing else is asked.
     fn default() -> Self {
-        Self { k8s_namespace: "busbar-system".to_owned(), name: "busbar-operator-webhook".to_owned(), ca_bundle: None }
+        Self { k8s_namespace: K8S_NAMESPACE.to_owned(), name: SERVICE_NAME.to_owned(), ca_bundle: None }
     }
 }
 

@@ -109,14 +109,20 @@ fn type_to_beta(service: &Object) -> Option<&str> {
 }
 
 fn shared_memory_to_beta(memory: &Object) -> Option<Value> {
-    if is_on(memory, "disabled") {
+    let size = memory.get("size").filter(|size| !size.is_null());
+    if is_on(memory, "disabled") || size.is_some_and(is_none) {
         return Some(json!("0"));
     }
-    memory.get("size").filter(|size| !size.is_null()).cloned()
+    size.cloned()
 }
 
 fn shared_memory_to_alpha(size: &Value) -> Value {
-    if size == "0" || *size == 0 { json!({ "disabled": true }) } else { json!({ "size": size }) }
+    if is_none(size) { json!({ "disabled": true }) } else { json!({ "size": size }) }
+}
+
+/// No shared memory at all, as a text or a number.
+fn is_none(size: &Value) -> bool {
+    size == "0" || *size == 0
 }
 
 /// The first mount that is the compilation cache; v1beta1 has one.

@@ -18,7 +18,8 @@ const PROBES: &[&str] = &["livenessProbe", "readinessProbe"];
 pub(super) fn to_beta(service: &Object, component: &mut Object) {
     let mut template = Object::new();
     insert(&mut template, "metadata", metadata_to_beta(service));
-    let sidecar = object(service, "frontendSidecar").map(sidecar_container);
+    let sidecar = object(service, "frontendSidecar").filter(|sidecar| text(sidecar, "image").is_some());
+    let sidecar = sidecar.map(sidecar_container);
     insert(&mut template, "spec", pod_spec(service, sidecar.as_ref()));
     if sidecar.is_some() {
         component.insert("frontendSidecar".to_owned(), json!(FRONTEND_SIDECAR));
@@ -44,6 +45,7 @@ pub(super) fn to_alpha(component: &Object, service: &mut Object) {
     let mut containers = list(spec, "containers").cloned().unwrap_or_default();
     if let Some(main) = take_container(&mut containers, MAIN_CONTAINER) {
         extra.insert("mainContainer".to_owned(), Value::Object(main_to_alpha(main, service)));
+        containers.retain(|container| container_name(container) != Some(MAIN_CONTAINER));
     }
     let sidecar = text(component, "frontendSidecar").filter(|name| *name != MAIN_CONTAINER);
     // v1alpha1 wants the sidecar's image; a container without one stays a container.
@@ -53,6 +55,8 @@ pub(super) fn to_alpha(component: &Object, service: &mut Object) {
     });
     if let Some(sidecar) = sidecar.and_then(|name| take_container(&mut containers, name)) {
         service.insert("frontendSidecar".to_owned(), sidecar_to_alpha(&sidecar));
+        // On the way back the sidecar takes this name.
+        containers.retain(|container| container_name(container) != Some(FRONTEND_SIDECAR));
     }
     if !containers.is_empty() {
         extra.insert("containers".to_owned(), Value::Array(containers));
@@ -87,7 +91,8 @@ fn pod_spec(service: &Object, sidecar: Option<&Object>) -> Option<Value> {
     let is_taken = |name: &str| name == MAIN_CONTAINER || (sidecar.is_some() && name == FRONTEND_SIDECAR);
     containers.extend(others.into_iter().filter(|other| !container_name(other).is_some_and(is_taken)));
     containers.extend(sidecar.cloned().map(Value::Object));
-    if !containers.is_empty() {
+    if !containers.is_empty() || extra.is_some() {
+        // A native pod always has the list.
         spec.insert("containers".to_owned(), Value::Array(containers));
     }
     let volumes = volumes(service, &spec);

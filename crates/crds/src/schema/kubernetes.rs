@@ -107,6 +107,8 @@ fn bare<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 fn strip(map: &mut Map<String, Value>) {
     map.shift_remove("description");
     if let Some(Value::Object(properties)) = map.get_mut("properties") {
+        // Kubernetes refuses them in a template, and their schema is that of a container once more.
+        properties.shift_remove("ephemeralContainers");
         for (name, schema) in properties.iter_mut() {
             let Value::Object(schema) = schema else { continue };
             if name == "metadata" {
