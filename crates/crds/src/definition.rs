@@ -48,6 +48,7 @@ pub struct NotWritten {
 }
 
 /// One served version of a kind.
+#[derive(Clone, Copy)]
 struct Version {
     name: &'static str,
     is_stored: bool,
