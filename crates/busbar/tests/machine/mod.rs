@@ -1,6 +1,10 @@
 //! A machine of its own for a black-box test: a new home, a free port, the real binary.
 #![allow(dead_code, unreachable_pub, reason = "each test takes what it needs")]
 
+#[path = "../../../runtime/tests/ports/mod.rs"]
+mod ports;
+
+pub use ports::free_port;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -143,10 +147,6 @@ pub fn ended(output: &Output) -> Ended {
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
-}
-
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 pub fn kill(pid: u32, signal: &str) {
