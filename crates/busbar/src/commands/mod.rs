@@ -1,5 +1,6 @@
 //! One file a verb.
 
+mod crds;
 mod discovery;
 mod down;
 pub(crate) mod frontend;
@@ -28,6 +29,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Keys(KeysCommand::Add { name, file }) => keys::add(&name, &file, output),
         Command::Frontend(flags) => frontend::run(*flags),
         Command::Worker(flags) => worker::run(&flags, &[], None),
+        Command::Crds(flags) => crds::run(&flags, output),
         Command::Reference { folder } => reference::write(&folder),
     }
 }
