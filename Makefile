@@ -34,7 +34,7 @@ e2e-smoke: ## Journey 1 with a new HOME on the binary that is built: up, a real 
 	@test -x $(BUSBAR) || $(MAKE) build
 	@tests-env/journey.sh
 
-bench: build ## Measure: engine, frontend, start-up, against the bare library and stock Dynamo.
+bench: build ## Measure what SPECIFICATION says, beside stock Dynamo, the routers and the bare library (an hour; `bench/run.sh PART` for one part).
 	@bench/run.sh
 
 fuzz: ## Run every fuzz target for a minute each (installs cargo-fuzz; nightly is used where it is, else stable).

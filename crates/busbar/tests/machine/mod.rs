@@ -6,6 +6,7 @@ mod ports;
 
 pub use ports::free_port;
 use serde_json::Value;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -81,7 +82,8 @@ impl Machine {
 
     /// Starts something that ends with the machine.
     pub fn spawn(&mut self, mut command: Command) -> u32 {
-        let child = command.spawn().unwrap();
+        // A group of its own: what it started ends with it, even if it was killed first.
+        let child = command.process_group(0).spawn().unwrap();
         let pid = child.id();
         self.children.push(child);
         pid
@@ -135,6 +137,7 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.busbar().arg("down").output();
         for child in &mut self.children {
+            let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).output();
             let _ = child.kill();
             let _ = child.wait();
         }
