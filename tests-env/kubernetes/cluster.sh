@@ -81,8 +81,9 @@ claim_state_folder() {
     die "$STATE is not empty and was not made by this script" "name a new or empty folder"
   fi
   : >"$STATE/.busbar-cluster"
-  exec {state_lock}>"$STATE/.lock"
-  flock -n "$state_lock" || die "another run of this script works on $STATE" "wait for it, or end it"
+  # Closed in all that is started, which would hold it for as long as it lives.
+  exec 9>"$STATE/.lock"
+  flock -n 9 || die "another run of this script works on $STATE" "wait for it, or end it"
 }
 
 # running PART: whether the process that was started as PART still is.
@@ -95,7 +96,7 @@ running() {
 
 # start PART: no more than once. Its output goes to LOG/PART.log, its pid (of the namespace) to DATA/pid/PART.
 start() {
-  running "$1" && return
+  running "$1" && return 0
   command_of "$1"
   inside bash -c 'setsid "${@:3}" >>"$1" 2>&1 </dev/null & echo $! >"$2"' - "$LOG/$1.log" "$DATA/pid/$1" "${COMMAND[@]}"
 }
@@ -111,6 +112,12 @@ wait_for() {
   done
 }
 
+# Not `kubectl wait`, which asks for one node after the other.
+nodes_ready() {
+  local nodes
+  nodes=$(kubectl get nodes --no-headers 2>/dev/null) && grep -q "^$NODE_NAME .* Ready " <<<"$nodes" && ! grep -v -q ' Ready ' <<<"$nodes"
+}
+dns_ready() { [ "$(kubectl -n kube-system get deployment coredns -o jsonpath='{.status.readyReplicas}' 2>/dev/null)" = 1 ]; }
 wait_ready() { local part; for part in "$@"; do wait_for "$part answers" "$part" is_ready "$part"; done; }
 start_all() { local part; for part in "$@"; do start "$part"; done; }
 
@@ -166,10 +173,9 @@ bring_up() {
     "$HERE/nodes.sh" $nodes
   done | kubectl apply -f - >/dev/null
   wait_ready kube-controller-manager kube-scheduler kubelet kube-proxy kwok
-  wait_for "node $NODE_NAME is there" kubelet eval 'kubectl get node $NODE_NAME >/dev/null 2>&1'
-  wait_for "all nodes are Ready" kubelet eval 'kubectl wait --for=condition=Ready nodes --all --timeout=1s >/dev/null 2>&1'
+  wait_for "all nodes are Ready" kubelet nodes_ready
   say "$(kubectl get nodes --no-headers | wc -l) nodes are Ready"
-  wait_for "CoreDNS is ready" kubelet eval 'kubectl -n kube-system rollout status deployment/coredns --timeout=1s >/dev/null 2>&1'
+  wait_for "CoreDNS is ready" kubelet dns_ready
   say "CoreDNS"
 }
 
@@ -191,7 +197,7 @@ EOF
 }
 
 down() {
-  [ -e "$STATE" ] || { echo "nothing is there: $STATE"; return; }
+  [ -e "$STATE" ] || { echo "nothing is there: $STATE"; return 0; }
   [ -e "$STATE/.busbar-cluster" ] || die "$STATE was not made by this script" "name the folder that was given to up"
   claim_state_folder
   find_cluster

@@ -13,7 +13,7 @@ NODE_SYSCTLS=(vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/pa
 # hide the control groups behind a new /sys.
 inside() {
   nsenter --target "$HOLDER" --mount --net --pid -- env PATH="$NODE_PARTS/usr/bin:$NODE_PARTS/usr/sbin:/usr/sbin:/usr/bin:/sbin:/bin" \
-    CONTAINERD_ADDRESS=/run/containerd/containerd.sock no_proxy="$NO_PROXY" NO_PROXY="$NO_PROXY" "$@" {state_lock}>&-
+    CONTAINERD_ADDRESS=/run/containerd/containerd.sock no_proxy="$NO_PROXY" NO_PROXY="$NO_PROXY" "$@" 9>&-
 }
 
 # holder_of STATE_FOLDER: the machine's pid of the process that holds its cluster. Looked for, not noted down, so that
@@ -23,14 +23,15 @@ holder_of() {
   for folder in /proc/[0-9]*; do
     mapfile -d '' -t argv 2>/dev/null <"$folder/cmdline" || continue
     [ ${#argv[@]} -ge 4 ] && [ "${argv[*]: -2}" = "hold $1" ] && [ "${argv[0]##*/}" = bash ] || continue
+    # `return 0`: without the 0, a trap that asks gets the status from before the trap.
     # PID 1 of its own namespace, so not the `unshare` that waits for it, nor a fork of it.
-    grep -q -P '^NSpid:\t\d+\t1$' "$folder/status" 2>/dev/null && echo "${folder#/proc/}" && return
+    grep -q -P '^NSpid:\t\d+\t1$' "$folder/status" 2>/dev/null && echo "${folder#/proc/}" && return 0
   done
 }
 
 hold_namespaces() {
   setsid unshare --mount --propagation private --net --pid --fork --kill-child --mount-proc \
-    bash "$SELF" hold "$STATE" >"$LOG/namespaces.log" 2>&1 </dev/null {state_lock}>&- &
+    bash "$SELF" hold "$STATE" >"$LOG/namespaces.log" 2>&1 </dev/null 9>&- &
   local deadline=$((SECONDS + READY_SECONDS_MAX)) waiter=$!
   until [ -e "$DATA/held" ]; do
     kill -0 $waiter 2>/dev/null || { cat "$LOG/namespaces.log" >&2; die "the cluster's namespaces cannot be made" "run as root with CAP_SYS_ADMIN, on a kernel with mount, network and PID namespaces"; }

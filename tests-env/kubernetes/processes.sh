@@ -27,6 +27,7 @@ command_of() {
       --node-labels "topology.kubernetes.io/region=us-east-1,topology.kubernetes.io/zone=us-east-1a") ;;
     kube-proxy) COMMAND=("$BIN/kube-proxy" --config "$DATA/kube-proxy.yaml" --hostname-override "$NODE_NAME") ;;
     kwok) COMMAND=("$BIN/kwok" --kubeconfig "$PKI/kwok.kubeconfig" --cidr "$FAKE_POD_RANGE"
+      --config "$KUBERNETES/kwok-stages.yaml" --node-lease-duration-seconds 40 --node-ip "$CLUSTER_ADDRESS" --v WARN
       --manage-nodes-with-annotation-selector kwok.x-k8s.io/node=fake --server-address 127.0.0.1:10247) ;;
     *) die "no part $1; there are: ${PARTS_OF_CLUSTER[*]}" ;;
   esac

@@ -57,6 +57,7 @@ func serve(signals context.Context) error {
 		<-signals.Done()
 		_ = server.Close()
 	}()
+	fmt.Println("listening on :8080 as", host)
 	if err := server.ListenAndServe(); err != http.ErrServerClosed {
 		return err
 	}
