@@ -43,6 +43,9 @@ NODE_NAME=real-0
 BIN=$KUBERNETES/bin NODE_PARTS=$KUBERNETES/node IMAGES=$KUBERNETES/images ETCD=$PARTS/etcd/usr/bin/etcd
 DATA=$STATE/data PKI=$STATE/data/pki LOG=$STATE/log
 
+# A start takes less. What a killed run had just started (one kubectl, one import) also holds the lock, until it is done.
+LOCK_SECONDS_MAX=120
+
 # The nodes that a new cluster has, as TYPE COUNT for nodes.sh.
 FAKE_NODES=("g6e.48xlarge 2" "g6e.12xlarge 2" "p5.48xlarge 2" "p5en.48xlarge 1" "g5.48xlarge 1" "c5.2xlarge 1")
 
@@ -60,10 +63,17 @@ addresses() {
   export no_proxy=$NO_PROXY
 }
 
-# find: sets HOLDER (the process that holds the namespaces, empty where none) and, where known, the addresses.
+# find_cluster: sets HOLDER (the process that holds the namespaces, empty where none) and, where known, the addresses.
 find_cluster() {
+  local number=
   HOLDER=$(holder_of "$STATE")
-  if [ -e "$DATA/number" ]; then addresses "$(cat "$DATA/number")"; fi
+  if [ -e "$DATA/number" ]; then
+    number=$(cat "$DATA/number")
+  elif [ -n "$HOLDER" ]; then
+    # Someone removed the folder under a running cluster: it knows its own address.
+    number=$(nsenter --target "$HOLDER" --net ip -4 -o address show dev eth0 2>/dev/null | sed -n -E 's/.* 10\.([0-9]+)\.255\.2\/.*/\1/p')
+  fi
+  if [ -n "$number" ]; then addresses "$number"; fi
 }
 
 require_up() {
@@ -83,7 +93,8 @@ claim_state_folder() {
   : >"$STATE/.busbar-cluster"
   # Closed in all that is started, which would hold it for as long as it lives.
   exec 9>"$STATE/.lock"
-  flock -n 9 || die "another run of this script works on $STATE" "wait for it, or end it"
+  flock -n 9 || { echo "-- another run works on $STATE, waiting for it"; flock -w $LOCK_SECONDS_MAX 9; } ||
+    die "another run of this script works on $STATE, and not done after $LOCK_SECONDS_MAX s" "wait for it, or end it"
 }
 
 # running PART: whether the process that was started as PART still is.
@@ -197,7 +208,12 @@ EOF
 }
 
 down() {
-  [ -e "$STATE" ] || { echo "nothing is there: $STATE"; return 0; }
+  if [ ! -e "$STATE" ]; then
+    find_cluster
+    [ -z "$HOLDER" ] || { end_cluster; echo "down; $STATE itself was gone"; return 0; }
+    echo "nothing is there: $STATE"
+    return 0
+  fi
   [ -e "$STATE/.busbar-cluster" ] || die "$STATE was not made by this script" "name the folder that was given to up"
   claim_state_folder
   find_cluster

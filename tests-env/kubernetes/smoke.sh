@@ -9,7 +9,7 @@ WORK=$(mktemp -d)
 WAIT_SECONDS_MAX=120
 
 cluster() { "$HERE/cluster.sh" "$1" "$STATE" "${@:2}"; }
-trap 'cluster down >/dev/null 2>&1 || true; jobs -p | xargs -r kill 2>/dev/null || true; rm -rf "$STATE" "$WORK"' EXIT
+trap 'jobs -p | xargs -r kill 2>/dev/null || true; rm -rf "$WORK"; cluster down >/dev/null && rm -rf "$STATE"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 passed=0
@@ -39,20 +39,36 @@ field_is() { [ "$(field "$1" "$2" 2>/dev/null)" = "$3" ]; }
 # says URL TEXT: whether URL answers with a line that has TEXT in it.
 says() { [[ $(curl -s --max-time 10 "$1") == *"$2"* ]]; }
 
-# machine: what a cluster could leave behind, for comparison before and after.
-machine() {
-  cat /proc/mounts
-  ip -o link show type veth
-  ip -4 route
-  find /sys/fs/cgroup -maxdepth 2 -type d | sort
+# settings: what a node is wont to set for the whole machine.
+settings() {
   sysctl vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys \
     kernel.keys.root_maxbytes net.ipv4.ip_forward net.netfilter.nf_conntrack_max 2>&1
-  lsns -n -t net -o TYPE | sort | uniq -c
-  ps -eo args | grep -F -e "$STATE" -e /kubernetes/bin/ -e /kubernetes/node/ | grep -v -e grep -e smoke.sh || true
+}
+
+# remember: what bears the running cluster's mark, so that `nothing_left` can look for it. Not a comparison of the whole
+# machine: others may start and end clusters meanwhile.
+remember() {
+  NUMBER=$(cat "$STATE/data/number")
+  NAMESPACES=$(cluster enter readlink /proc/self/ns/net /proc/self/ns/mnt /proc/self/ns/pid)
+}
+
+nothing_left() {
+  local left
+  left=$({
+    find /proc -maxdepth 3 -path '/proc/[0-9]*/ns/*' -printf '%l of process %h\n' 2>/dev/null | grep -F "$NAMESPACES"
+    ps -eo pid,args | grep -F "hold $STATE" | grep -v -F grep
+    grep -F -e "$STATE" -e busbar-k -e /run/netns/cni -e /var/lib/kubelet /proc/mounts
+    ip -o link show "busbar-k$NUMBER" 2>/dev/null
+    ip -4 route show root "10.$NUMBER.0.0/16"
+    find /sys/fs/cgroup -name "busbar-k$NUMBER"
+    settings | diff "$WORK/settings" -
+    ls -A "$STATE" | grep -v -x -e log -e .lock -e .busbar-cluster
+  } || true)
+  [ -z "$left" ] || fail "this is left: $left"
 }
 
 starts() {
-  machine >"$WORK/before"
+  settings >"$WORK/settings"
   cluster up
   . "$STATE/env"
   cluster status >"$WORK/status" || fail "status: $(cat "$WORK/status")"
@@ -203,17 +219,18 @@ api_server_restart() {
 }
 
 ends() {
+  remember
   cluster down
-  machine >"$WORK/after"
-  diff "$WORK/before" "$WORK/after" || fail "down left the above behind"
-  ok "down leaves no process, mount, interface, route, control group or setting"
+  nothing_left
+  ok "down leaves no process, namespace, mount, interface, route, control group or setting"
   setsid "$HERE/cluster.sh" up "$STATE" >/dev/null 2>&1 &
   local interrupted=$!
-  eventually "a new start has begun" test -e "$STATE/log/containerd.log"
+  disown
+  eventually "a new start has begun" test -s "$STATE/data/pid/containerd"
   kill -9 $interrupted
+  NUMBER=$(cat "$STATE/data/number")
   cluster down >/dev/null
-  machine >"$WORK/after"
-  diff "$WORK/before" "$WORK/after" || fail "an up that was killed, and down, left the above behind"
+  nothing_left
   ok "an up that is killed by -9 half-way is ended by down without a trace"
 }
 
