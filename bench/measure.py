@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 
+import part_faults
 import part_frontend
 import part_http
 import part_libraries
@@ -18,6 +19,7 @@ PARTS = {
     "frontend": part_frontend.run,
     "routers": part_routers.run,
     "startup": part_startup.run,
+    "faults": part_faults.run,
     "routing": part_routing.run,
     "router": part_libraries.router,
     "text": part_libraries.text,

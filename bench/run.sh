@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 export BUSBAR=${BUSBAR:-$target/release/busbar}
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(text router engine startup http frontend routers routing)
+[ ${#parts[@]} -gt 0 ] || parts=(text router engine startup faults http frontend routers routing)
 
 # stock: the Python of stock Dynamo, installed once; BENCH_DYNAMO_PYTHON names another one.
 stock() {
@@ -42,11 +42,12 @@ routers() {
 for part in "${parts[@]}"; do
   case $part in
     text | router) model ;;
+    faults) ;;
     engine) model ;;
     http) model; load ;;
     startup | frontend | routing) model; load; stock ;;
     routers) load; routers ;;
-    *) echo "bench/run.sh: no part \"$part\"; there are text, router, engine, startup, http, frontend, routers, routing" >&2; exit 2 ;;
+    *) echo "bench/run.sh: no part \"$part\"; there are text, router, engine, startup, faults, http, frontend, routers, routing" >&2; exit 2 ;;
   esac
 done
 exec python3 bench/measure.py "${parts[@]}"

@@ -110,6 +110,8 @@ async function post(answer, model, signal) {
     stream: true,
     stream_options: { include_usage: true },
     max_tokens: ANSWER_TOKENS_MAX,
+    // As the printed curl line asks: the same question has the same answer, and a small model keeps to its subject.
+    temperature: 0,
     nvext: { extra_fields: ["worker_id"] },
   };
   for (;;) {

@@ -54,6 +54,8 @@ pub(crate) enum Command {
     /// Run one worker in this process (what `python3 -m dynamo.vllm` and `dynamo.mocker` mean in a manifest).
     #[command(after_help = "Flags that are not listed here go to `vllm serve` when the engine is vllm.")]
     Worker(Box<WorkerFlags>),
+    /// Print the CustomResourceDefinitions as YAML, for `kubectl apply --server-side -f -`.
+    Crds(CrdsFlags),
     /// Write the generated pages of docs/reference into a folder.
     #[command(hide = true)]
     Reference {
@@ -123,6 +125,17 @@ pub(crate) struct LogFlags {
     /// Go on as lines are written.
     #[arg(short, long)]
     pub(crate) follow: bool,
+}
+
+/// Flags of `crds`.
+#[derive(Args)]
+pub(crate) struct CrdsFlags {
+    /// Kubernetes namespace of the operator, which converts between the API versions.
+    #[arg(long, value_name = "NAMESPACE", default_value = crds::definition::K8S_NAMESPACE)]
+    pub(crate) k8s_namespace: String,
+    /// Write one file a kind into this folder instead.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) output_dir: Option<PathBuf>,
 }
 
 /// Verbs of `model`.

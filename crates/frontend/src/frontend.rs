@@ -9,7 +9,7 @@ use crate::keys::KeysError;
 use crate::metrics::Metrics;
 use crate::models::{Catalog, Watcher, WatcherParts};
 use crate::replica::{OwnPublishers, Sharing};
-use crate::server::{App, BodyRoom, Listener, ServeLimits, Surface, TextThreads, routes};
+use crate::server::{App, BodyRoom, Listener, OpenStreams, ServeLimits, Surface, TextThreads, routes};
 use crate::status::RouteBoard;
 use router::RouterMode;
 use runtime::discovery::Discovery;
@@ -143,6 +143,7 @@ pub async fn start(config: FrontendConfig, discovery: Discovery) -> Result<Front
         discovery,
         nats,
         text_threads: TextThreads::new(config.world.clone(), cores),
+        open_streams: OpenStreams::default(),
         body_room: BodyRoom::default(),
         started: Instant::now(),
         draining: CancellationToken::new(),

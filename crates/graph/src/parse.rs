@@ -25,7 +25,11 @@ pub fn parse(text: &str) -> Result<Graph, Vec<Finding>> {
         let problem = format!("the file has {} bytes, more than {MANIFEST_BYTES_MAX}", text.len());
         return Err(vec![Finding::new("", problem, "give one DynamoGraphDeployment")]);
     }
-    let value: Value = serde_saphyr::from_str(text).map_err(|error| vec![yaml_finding(&error.to_string())])?;
+    let mut value: Value = serde_saphyr::from_str(text).map_err(|error| vec![yaml_finding(&error.to_string())])?;
+    // A status is the operator's; a manifest that was read out of a cluster may hold one of another release.
+    if let Value::Object(object) = &mut value {
+        object.shift_remove("status");
+    }
     let field = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (api_version, kind) = (field("apiVersion"), field("kind"));
     if kind != crds::DYNAMO_GRAPH_DEPLOYMENT {

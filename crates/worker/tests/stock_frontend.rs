@@ -7,6 +7,8 @@
 
 #[allow(dead_code, reason = "the other test uses the rest")]
 mod scripted;
+#[path = "../../runtime/tests/ports/mod.rs"]
+mod ports;
 
 use futures::StreamExt;
 use runtime::discovery::Discovery;
@@ -66,7 +68,7 @@ struct Stock {
 
 impl Stock {
     fn start(python: &str, store: &Path) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = ports::free_port();
         let frontend = Command::new(python)
             .args(["-m", "dynamo.frontend", "--discovery-backend", "file", "--router-mode", "kv"])
             .args(["--http-host", "127.0.0.1", "--http-port", &port.to_string(), "--migration-limit", "3"])

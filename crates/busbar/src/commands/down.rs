@@ -18,7 +18,7 @@ pub(crate) fn run(select: &SelectRun, output: Output) -> Result<(), Failure> {
         found => found?,
     };
     let quiet = output == Output::Json;
-    runtime()?.block_on(async {
+    runtime(None)?.block_on(async {
         for run in &runs {
             if !quiet {
                 eprintln!("draining {} (supervisor pid {})", run.graph, run.supervisor.pid);

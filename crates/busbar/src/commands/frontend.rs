@@ -29,8 +29,9 @@ pub(crate) fn from_manifest(args: &[String]) -> Result<(), Failure> {
 pub(crate) fn run(flags: FrontendFlags) -> Result<(), Failure> {
     logging::start();
     let (backend, etcd) = (flags.discovery_backend, flags.etcd.clone());
+    let io_threads = flags.io_threads;
     let config = flags.config();
-    runtime()?.block_on(async {
+    runtime(io_threads)?.block_on(async {
         let shutdown =
             shutdown::listen().map_err(|error| Failure::new("listen for signals").cause(error.to_string()))?;
         let discovery = discovery::join(backend, &etcd).await?;

@@ -1,5 +1,6 @@
 //! One file a verb.
 
+mod crds;
 mod discovery;
 mod down;
 pub(crate) mod frontend;
@@ -28,13 +29,18 @@ pub(crate) fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Keys(KeysCommand::Add { name, file }) => keys::add(&name, &file, output),
         Command::Frontend(flags) => frontend::run(*flags),
         Command::Worker(flags) => worker::run(&flags, &[], None),
+        Command::Crds(flags) => crds::run(&flags, output),
         Command::Reference { folder } => reference::write(&folder),
     }
 }
 
-/// A runtime for one command. Worker threads: one a core, as tokio takes them.
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+/// A runtime for one command, with so many threads for sockets and timers. What computes (engine, tokenizer) has threads
+/// of its own, so by default these get half of the cores: more would wake each other for nothing, and a streamed token
+/// would cost a sixth more.
+fn runtime(io_threads: Option<u16>) -> Result<tokio::runtime::Runtime, Failure> {
+    let half = || std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(io_threads.map_or_else(half, usize::from))
         .enable_all()
         .build()
         .map_err(|error| Failure::new("start the runtime").cause(error.to_string()))

@@ -16,7 +16,7 @@ use worker::model::{ResolveContext, Stage, Step};
 pub(crate) fn fetch(text: Option<&str>, output: Output) -> Result<(), Failure> {
     let quiet = output == Output::Json;
     let progress = Arc::new(Mutex::new(Progress::new(quiet)));
-    let model = runtime()?.block_on(bring(text, EngineKind::Embedded, &progress))?;
+    let model = runtime(None)?.block_on(bring(text, EngineKind::Embedded, &progress))?;
     if let Ok(mut progress) = progress.lock() {
         progress.done();
     }

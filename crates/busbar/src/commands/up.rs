@@ -41,7 +41,7 @@ pub(crate) fn run(flags: &UpFlags, output: Output) -> Result<(), Failure> {
             progress.line(&format!("  note: {note}"));
         }
     }
-    runtime()?.block_on(async {
+    runtime(None)?.block_on(async {
         // A taken port is told before anything long begins.
         let addresses = addresses(flags, &plan);
         let ours = folder.read().filter(|run| run.supervisor.is_alive());

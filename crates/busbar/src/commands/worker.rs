@@ -94,7 +94,7 @@ pub(crate) fn run(flags: &WorkerFlags, passthrough: &[String], manifest: Option<
             "flags of the manifest that this engine does not have"
         );
     }
-    runtime()?.block_on(serve(flags, passthrough, kind))
+    runtime(None)?.block_on(serve(flags, passthrough, kind))
 }
 
 async fn serve(flags: &WorkerFlags, passthrough: &[String], kind: EngineKind) -> Result<(), Failure> {

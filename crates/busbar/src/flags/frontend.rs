@@ -73,6 +73,10 @@ pub(crate) struct FrontendFlags {
     /// address in front of a NAT. Ports stay the same.
     #[arg(long, value_name = "HOST", env = "BUSBAR_ADVERTISE_HOST")]
     advertise_host: Option<String>,
+    /// Threads that read and write sockets; half as many as there are cores when absent. Templates and tokenizers have
+    /// threads of their own.
+    #[arg(long, value_name = "COUNT", env = "DYN_RUNTIME_NUM_WORKER_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) io_threads: Option<u16>,
     #[command(flatten)]
     nats: NatsFlags,
     #[command(flatten)]

@@ -1,7 +1,12 @@
 //! A machine of its own for a black-box test: a new home, a free port, the real binary.
 #![allow(dead_code, unreachable_pub, reason = "each test takes what it needs")]
 
+#[path = "../../../runtime/tests/ports/mod.rs"]
+mod ports;
+
+pub use ports::free_port;
 use serde_json::Value;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -77,7 +82,8 @@ impl Machine {
 
     /// Starts something that ends with the machine.
     pub fn spawn(&mut self, mut command: Command) -> u32 {
-        let child = command.spawn().unwrap();
+        // A group of its own: what it started ends with it, even if it was killed first.
+        let child = command.process_group(0).spawn().unwrap();
         let pid = child.id();
         self.children.push(child);
         pid
@@ -131,6 +137,7 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.busbar().arg("down").output();
         for child in &mut self.children {
+            let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).output();
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -143,10 +150,6 @@ pub fn ended(output: &Output) -> Ended {
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
-}
-
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 pub fn kill(pid: u32, signal: &str) {

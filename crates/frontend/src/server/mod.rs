@@ -11,6 +11,7 @@ mod turns;
 
 pub(crate) use listen::{Listener, ServeLimits};
 pub(crate) use read::BodyRoom;
+pub(crate) use stream::OpenStreams;
 pub(crate) use text_threads::TextThreads;
 
 use crate::admission::Admission;
@@ -56,6 +57,7 @@ pub(crate) struct App {
     pub(crate) discovery: Discovery,
     pub(crate) nats: Nats,
     pub(crate) text_threads: TextThreads,
+    pub(crate) open_streams: OpenStreams,
     pub(crate) body_room: BodyRoom,
     pub(crate) started: Instant,
     /// Cancelled once the frontend shuts down: new requests are refused, running ones finish.

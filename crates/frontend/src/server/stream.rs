@@ -1,7 +1,8 @@
 //! The body of a streamed answer: server-sent events, all that is ready in one write.
 //!
-//! A write costs more than the token in it. An engine that makes tokens slower than one in [`WRITE_GAP`] gets a write
-//! for each, at once; one that is faster gets its tokens gathered, and until then they are not even read.
+//! A write costs more than the token in it. A few streams get a write for each token, at once. The more there are, the
+//! longer each waits between two writes ([`OpenStreams`]): an engine that makes tokens faster than that gets them
+//! gathered, and until then they are not even read.
 
 use crate::admission::Permit;
 use crate::exchange::{Exchange, Part};
@@ -14,6 +15,8 @@ use hyper::body::{Body, Frame};
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, Sleep};
@@ -21,9 +24,41 @@ use tokio::time::{Instant, Sleep};
 /// Bytes after which a write is due even if more is ready: a socket buffer's worth.
 const WRITE_BYTES: usize = 16 << 10;
 
-/// Least time between two writes of one stream. Nobody reads a thousand tokens a second, and a client that does takes
-/// them by the handful as well; the first token and the end of a slower stream never wait.
-const WRITE_GAP: Duration = Duration::from_millis(1);
+/// So many streams make the gap between two writes of one a millisecond longer: 8,000 writes a second in all, about a
+/// fifth of a core.
+const STREAMS_A_MILLISECOND: usize = 8;
+/// The longest gap. Nobody reads 250 tokens a second, and a client that does takes them by the handful as well; the
+/// first token and those of a slower engine never wait.
+const WRITE_GAP_MAX: Duration = Duration::from_millis(4);
+
+/// How many streamed answers are open. Cheap to clone; all clones are one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OpenStreams(Arc<AtomicUsize>);
+
+impl OpenStreams {
+    fn enter(&self) -> OpenStream {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        OpenStream(self.0.clone())
+    }
+}
+
+/// One of them, until it is dropped.
+struct OpenStream(Arc<AtomicUsize>);
+
+impl OpenStream {
+    /// Least time between two of its writes.
+    fn write_gap(&self) -> Duration {
+        // Whole milliseconds: a timer knows no shorter time.
+        let milliseconds = self.0.load(Ordering::Relaxed) / STREAMS_A_MILLISECOND;
+        Duration::from_millis(milliseconds as u64).min(WRITE_GAP_MAX)
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// What the client wants to see beside the text.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,18 +75,22 @@ pub(crate) struct EventStream {
     writer: ChunkWriter,
     wanted: Wanted,
     buffer: BytesMut,
+    /// Parts of the answer in the buffer.
+    parts: usize,
     keep_alive: Option<(Duration, Pin<Box<Sleep>>)>,
     pace: Pace,
+    open: OpenStream,
     over: bool,
     _permit: Permit,
 }
 
-/// Keeps [`WRITE_GAP`] between writes.
+/// Keeps a gap between writes.
 #[derive(Default)]
 struct Pace {
     /// When the last write is old enough for the next; absent before the first.
     due: Option<Instant>,
-    /// Whether the exchange was asked since the last write, and so will wake us for the next token.
+    /// Whether the exchange need not be asked before the gap is over: it was asked since the last write and wakes us for
+    /// the next token, or the last write had several, so that the next comes within the gap as well.
     asked: bool,
     /// Made when first needed, then used again.
     timer: Option<Pin<Box<Sleep>>>,
@@ -86,9 +125,10 @@ impl Pace {
         false
     }
 
-    fn written(&mut self) {
-        self.due = Some(Instant::now() + WRITE_GAP);
-        self.asked = false;
+    /// The next write, after one of so many `parts`, is to come after `gap`.
+    fn written(&mut self, gap: Duration, parts: usize) {
+        self.due = (!gap.is_zero()).then(|| Instant::now() + gap);
+        self.asked = parts > 1;
     }
 }
 
@@ -100,10 +140,12 @@ impl EventStream {
         wanted: Wanted,
         head: BytesMut,
         keep_alive: Option<Duration>,
+        open: &OpenStreams,
         permit: Permit,
     ) -> Self {
         let keep_alive = keep_alive.map(|every| (every, Box::pin(tokio::time::sleep(every))));
-        Self { exchange, writer, wanted, buffer: head, keep_alive, pace: Pace::default(), over: false, _permit: permit }
+        let (pace, open) = (Pace::default(), open.enter());
+        Self { exchange, writer, wanted, buffer: head, parts: 0, keep_alive, pace, open, over: false, _permit: permit }
     }
 
     /// Writes all that is ready, up to [`WRITE_BYTES`].
@@ -117,6 +159,7 @@ impl EventStream {
                     }
                     let nvext = self.nvext(worker, raised.finish.is_some());
                     let usage = if self.wanted.usage_on_each { self.exchange.usage_of(index) } else { None };
+                    self.parts += 1;
                     self.writer.delta_with_usage(&mut self.buffer, index, &raised, nvext.as_ref(), usage.as_ref());
                 }
                 Poll::Ready(Some(Part::Failed(error))) => self.end_with(&error),
@@ -181,7 +224,7 @@ impl Body for EventStream {
         if this.buffer.is_empty() || (more_may_come && this.pace.holds(cx)) {
             return Poll::Pending;
         }
-        this.pace.written();
+        this.pace.written(this.open.write_gap(), std::mem::take(&mut this.parts));
         Poll::Ready(Some(Ok(Frame::data(this.buffer.split().freeze()))))
     }
 
@@ -227,9 +270,9 @@ mod tests {
         let mut pace = Pace::default();
         for _ in 0..3 {
             assert!(reads(&mut pace).await);
-            pace.written();
+            pace.written(WRITE_GAP_MAX, 1);
             assert!(reads(&mut pace).await, "the poll after a write asks for the next token");
-            tokio::time::advance(WRITE_GAP).await;
+            tokio::time::advance(WRITE_GAP_MAX).await;
         }
     }
 
@@ -237,13 +280,49 @@ mod tests {
     async fn what_comes_within_the_gap_waits_for_its_end_and_wakes_the_task_then() {
         let mut pace = Pace::default();
         for _ in 0..3 {
-            pace.written();
+            pace.written(WRITE_GAP_MAX, 1);
             assert!(reads(&mut pace).await);
             assert!(!reads(&mut pace).await, "a token within the gap");
             let start = Instant::now();
             poll_fn(|cx| if pace.holds_reads(cx) { Poll::Pending } else { Poll::Ready(()) }).await;
-            assert_eq!(start.elapsed(), WRITE_GAP);
+            assert_eq!(start.elapsed(), WRITE_GAP_MAX);
             assert!(reads(&mut pace).await);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_write_of_several_tokens_the_next_are_not_asked_for_before_the_gap_is_over() {
+        let mut pace = Pace::default();
+        for _ in 0..3 {
+            pace.written(WRITE_GAP_MAX, 2);
+            assert!(!reads(&mut pace).await);
+            let start = Instant::now();
+            poll_fn(|cx| if pace.holds_reads(cx) { Poll::Pending } else { Poll::Ready(()) }).await;
+            assert_eq!(start.elapsed(), WRITE_GAP_MAX);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_gap_every_token_is_read_and_written_at_once() {
+        let mut pace = Pace::default();
+        for _ in 0..3 {
+            pace.written(Duration::ZERO, 3);
+            assert!(reads(&mut pace).await && reads(&mut pace).await);
+            assert!(!poll_fn(|cx| Poll::Ready(pace.holds(cx))).await);
+        }
+    }
+
+    #[test]
+    fn the_gap_grows_with_the_open_streams_up_to_its_bound_and_falls_again() {
+        let all = OpenStreams::default();
+        let mut open: Vec<_> = (1..STREAMS_A_MILLISECOND).map(|_| all.enter()).collect();
+        assert_eq!(open[0].write_gap(), Duration::ZERO);
+        for milliseconds in 1..=6 {
+            open.push(all.enter());
+            assert_eq!(open[0].write_gap(), Duration::from_millis(milliseconds).min(WRITE_GAP_MAX));
+            open.extend((1..STREAMS_A_MILLISECOND).map(|_| all.enter()));
+        }
+        open.truncate(1);
+        assert_eq!(open[0].write_gap(), Duration::ZERO);
     }
 }

@@ -1,7 +1,10 @@
 //! A real etcd of one or three members on free ports, with its faults: killed, started again, its data removed.
 #![allow(dead_code, unreachable_pub, reason = "each test takes what it needs")]
 
-use std::net::TcpListener;
+#[path = "../ports/mod.rs"]
+mod ports;
+
+use ports::free_port;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,10 +27,6 @@ struct Member {
     port: u16,
     peer_port: u16,
     child: Option<Child>,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl EtcdServer {

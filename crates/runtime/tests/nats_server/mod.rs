@@ -2,6 +2,10 @@
 #![allow(dead_code, unreachable_pub, reason = "each test takes what it needs")]
 #![allow(clippy::print_stderr, reason = "a test says on standard error what it did not run")]
 
+#[path = "../ports/mod.rs"]
+mod ports;
+
+use ports::free_port;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -123,8 +127,4 @@ impl Drop for NatsServer {
             let _ = child.wait();
         }
     }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
