@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a target needs, or says which command does.
-# Usage: packages.sh build|vllm|test
+# Usage: packages.sh build|vllm|test|kubernetes
 set -euo pipefail
 declare -A sets=(
   [build]="cmake libclang-dev g++ make pkg-config"
   [vllm]="g++ python3-venv"
   [test]="cmake libclang-dev g++ make pkg-config python3-venv chromium chromium-driver curl"
+  [kubernetes]="iproute2 iptables util-linux openssl curl libseccomp2 python3-venv"
 )
 wanted=${sets[${1:-build}]}
 missing=()
