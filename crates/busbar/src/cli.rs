@@ -54,7 +54,8 @@ pub(crate) enum Command {
     /// Run one worker in this process (what `python3 -m dynamo.vllm` and `dynamo.mocker` mean in a manifest).
     #[command(after_help = "Flags that are not listed here go to `vllm serve` when the engine is vllm.")]
     Worker(Box<WorkerFlags>),
-    /// Print the CustomResourceDefinitions as YAML, for `kubectl apply --server-side -f -`.
+    /// Print the CustomResourceDefinitions as YAML, for `kubectl apply --server-side -f -`. The operator that acts on them is
+    /// not there yet.
     Crds(CrdsFlags),
     /// Write the generated pages of docs/reference into a folder.
     #[command(hide = true)]

@@ -5,10 +5,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
 
-#[allow(dead_code, reason = "the other test uses the rest")]
-mod scripted;
 #[path = "../../runtime/tests/ports/mod.rs"]
 mod ports;
+#[allow(dead_code, reason = "the other test uses the rest")]
+mod scripted;
 
 use futures::StreamExt;
 use runtime::discovery::Discovery;
