@@ -10,7 +10,7 @@ mod machine;
 mod nats_server;
 mod stock;
 
-use machine::{Machine, part};
+use machine::{Machine, free_port, part};
 use nats_server::NatsServer;
 use std::process::Command;
 use stock::{

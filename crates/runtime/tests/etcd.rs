@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "the functions of a test may fail it, not only the test itself")]
 
 mod etcd_server;
+mod ports;
 
 use etcd_server::{EtcdServer, program};
+use ports::free_port;
 use protocol::discovery::{Codec, EndpointRecord, Record, RequestTransport};
 use protocol::ids::InstanceId;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};

@@ -306,7 +306,8 @@ impl Accepted {
             _ => ChunkWriter::chat(&id, &model.name, created),
         };
         let keep_alive = self.app.config.http.sse_keep_alive;
-        let body = EventStream::new(exchange, writer, wanted, head, keep_alive, &self.app.open_streams, self.permit);
+        let seat = self.app.open_streams.seat(self.permit);
+        let body = EventStream::new(exchange, writer, wanted, head, keep_alive, seat);
         let headers = [
             (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),

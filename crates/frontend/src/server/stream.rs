@@ -36,10 +36,21 @@ const WRITE_GAP_MAX: Duration = Duration::from_millis(4);
 pub(crate) struct OpenStreams(Arc<AtomicUsize>);
 
 impl OpenStreams {
+    /// One more, with its place among the requests.
+    pub(crate) fn seat(&self, permit: Permit) -> Seat {
+        Seat { open: self.enter(), _permit: permit }
+    }
+
     fn enter(&self) -> OpenStream {
         self.0.fetch_add(1, Ordering::Relaxed);
         OpenStream(self.0.clone())
     }
+}
+
+/// What an open stream holds until its end.
+pub(crate) struct Seat {
+    open: OpenStream,
+    _permit: Permit,
 }
 
 /// One of them, until it is dropped.
@@ -79,9 +90,8 @@ pub(crate) struct EventStream {
     parts: usize,
     keep_alive: Option<(Duration, Pin<Box<Sleep>>)>,
     pace: Pace,
-    open: OpenStream,
+    seat: Seat,
     over: bool,
-    _permit: Permit,
 }
 
 /// Keeps a gap between writes.
@@ -140,12 +150,10 @@ impl EventStream {
         wanted: Wanted,
         head: BytesMut,
         keep_alive: Option<Duration>,
-        open: &OpenStreams,
-        permit: Permit,
+        seat: Seat,
     ) -> Self {
         let keep_alive = keep_alive.map(|every| (every, Box::pin(tokio::time::sleep(every))));
-        let (pace, open) = (Pace::default(), open.enter());
-        Self { exchange, writer, wanted, buffer: head, parts: 0, keep_alive, pace, open, over: false, _permit: permit }
+        Self { exchange, writer, wanted, buffer: head, parts: 0, keep_alive, pace: Pace::default(), seat, over: false }
     }
 
     /// Writes all that is ready, up to [`WRITE_BYTES`].
@@ -224,7 +232,7 @@ impl Body for EventStream {
         if this.buffer.is_empty() || (more_may_come && this.pace.holds(cx)) {
             return Poll::Pending;
         }
-        this.pace.written(this.open.write_gap(), std::mem::take(&mut this.parts));
+        this.pace.written(this.seat.open.write_gap(), std::mem::take(&mut this.parts));
         Poll::Ready(Some(Ok(Frame::data(this.buffer.split().freeze()))))
     }
 

@@ -19,8 +19,12 @@ mod nats;
 mod nats_server;
 mod page;
 mod port;
+#[path = "../../../runtime/tests/ports/mod.rs"]
+mod ports;
 mod replicas;
 mod scripted_worker;
 mod slow_clients;
 mod stage;
 mod tenants;
+
+use ports::free_port;

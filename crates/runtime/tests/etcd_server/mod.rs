@@ -1,10 +1,7 @@
 //! A real etcd of one or three members on free ports, with its faults: killed, started again, its data removed.
 #![allow(dead_code, unreachable_pub, reason = "each test takes what it needs")]
 
-#[path = "../ports/mod.rs"]
-mod ports;
-
-use ports::free_port;
+use super::free_port;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

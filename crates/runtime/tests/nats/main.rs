@@ -10,11 +10,14 @@ mod nats_server;
 #[path = "../request_plane/plane.rs"]
 #[allow(dead_code, reason = "the other test uses the rest")]
 mod plane;
+#[path = "../ports/mod.rs"]
+mod ports;
 mod request_faults;
 mod requests;
 mod tls;
 
 use nats_server::NatsServer;
+use ports::free_port;
 use protocol::discovery::{EventChannelRecord, EventScope};
 use protocol::events::KV_EVENTS;
 use protocol::ids::EndpointId;

@@ -2,10 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test takes what it needs")]
 #![allow(clippy::print_stderr, reason = "a test says on standard error what it did not run")]
 
-#[path = "../ports/mod.rs"]
-mod ports;
-
-use ports::free_port;
+use super::free_port;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

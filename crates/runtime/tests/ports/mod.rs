@@ -1,4 +1,5 @@
 //! Ports for servers that must be told which one to take.
+#![allow(unreachable_pub, reason = "each test holds this file where it likes")]
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::TcpListener;
