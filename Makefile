@@ -38,7 +38,7 @@ kubernetes-smoke: ## A real Kubernetes 1.35 on this machine, used and broken (co
 	@tests-env/packages.sh kubernetes
 	@tests-env/kubernetes/smoke.sh
 
-bench: build ## Measure what SPECIFICATION says, beside stock Dynamo, the routers and the bare library (an hour; `bench/run.sh PART` for one part).
+bench: build ## Measure what SPECIFICATION says, beside stock Dynamo, the routers and the bare library (`bench/run.sh PART` for one part).
 	@bench/run.sh
 
 fuzz: ## Run every fuzz target for a minute each (installs cargo-fuzz; nightly is used where it is, else stable).

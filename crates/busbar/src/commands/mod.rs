@@ -36,7 +36,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<(), Failure> {
 
 /// A runtime for one command, with so many threads for sockets and timers. What computes (engine, tokenizer) has threads
 /// of its own, so by default these get half of the cores: more would wake each other for nothing, and a streamed token
-/// would cost a sixth more.
+/// would cost a third more.
 fn runtime(io_threads: Option<u16>) -> Result<tokio::runtime::Runtime, Failure> {
     let half = || std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
     tokio::runtime::Builder::new_multi_thread()

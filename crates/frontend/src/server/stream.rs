@@ -24,8 +24,7 @@ use tokio::time::{Instant, Sleep};
 /// Bytes after which a write is due even if more is ready: a socket buffer's worth.
 const WRITE_BYTES: usize = 16 << 10;
 
-/// So many streams make the gap between two writes of one a millisecond longer: 8,000 writes a second in all, about a
-/// fifth of a core.
+/// So many streams make the gap between two writes of one a millisecond longer: 8,000 writes a second in all.
 const STREAMS_A_MILLISECOND: usize = 8;
 /// The longest gap. Nobody reads 250 tokens a second, and a client that does takes them by the handful as well; the
 /// first token and those of a slower engine never wait.
