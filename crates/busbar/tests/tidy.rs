@@ -20,19 +20,34 @@ const WALLS: &[(&str, &[&str], &[&str])] = &[
     ("runtime", &["protocol", "crds", "telemetry"], &["tokenizers", "minijinja"]),
     ("frontend", &["protocol", "router", "runtime", "telemetry"], &["kube", "aws-config"]),
     ("worker", &["protocol", "sim", "runtime", "telemetry"], &["router"]),
-    ("deploy", &["graph", "crds", "telemetry"], &["axum", "frontend", "runtime"]),
+    ("plan", &["crds", "graph"], &["tokio", "kube-client", "reqwest", "aws-config"]),
+    ("deploy", &["plan", "graph", "crds", "telemetry"], &["axum", "frontend", "runtime"]),
+    ("operator", &["crds", "graph", "telemetry"], &["aws-config", "deploy", "plan"]),
     (
         "busbar",
-        &["protocol", "telemetry", "crds", "router", "sim", "graph", "runtime", "frontend", "worker", "deploy"],
+        &[
+            "protocol",
+            "telemetry",
+            "crds",
+            "router",
+            "sim",
+            "graph",
+            "plan",
+            "runtime",
+            "frontend",
+            "worker",
+            "deploy",
+            "operator",
+        ],
         &[],
     ),
 ];
 
 /// Crates whose ban holds through all normal dependencies; for the others it holds for direct ones.
-const TRANSITIVE: &[&str] = &["protocol", "telemetry", "crds", "router", "sim", "graph"];
+const TRANSITIVE: &[&str] = &["protocol", "telemetry", "crds", "router", "sim", "graph", "plan"];
 
 /// Clock and chance come into a brain as arguments.
-const BRAINS: &[&str] = &["router", "sim", "graph"];
+const BRAINS: &[&str] = &["router", "sim", "graph", "plan"];
 const BANNED_IN_BRAINS: &[(&str, &str)] = &[
     ("Instant::now", "take the time as an argument"),
     ("SystemTime::now", "take the time as an argument"),
