@@ -7,9 +7,12 @@ Source: docs.nats.io, "Configuring NATS Server".
 server_name: $POD_NAME
 port: 4222
 http_port: 8222
-{{- /* Clients are told to go elsewhere, then the server ends: well within the pod's grace period. */}}
+{{- if $config.cluster.enabled }}
+# A server that leaves tells its clients to go to another, 5 s before it closes them over the server's least time.
+pid_file: /run/nats/nats.pid
 lame_duck_grace_period: 5s
-lame_duck_duration: 20s
+lame_duck_duration: 30s
+{{- end }}
 jetstream {
   store_dir: /data
   max_file_store: {{ include "busbar.natsSize" $config.jetstream.fileStore.pvc.size }}
