@@ -10,6 +10,7 @@ pub mod argv;
 pub mod component;
 pub mod finding;
 pub mod local;
+pub mod model_cache;
 pub mod parse;
 
 pub use component::{Component, ComponentKind, EnvValue, Graph};
