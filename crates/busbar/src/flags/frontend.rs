@@ -1,6 +1,6 @@
 //! Flags of a frontend: those of `dynamo.frontend` that apply, and ours.
 
-use super::discovery::{DiscoveryBackend, EtcdFlags};
+use super::discovery::{DiscoveryBackend, EtcdFlags, KubernetesFlags};
 use super::nats::{EventPlane, NatsFlags, RequestPlane};
 use clap::{ArgAction, Args};
 use frontend::{FrontendConfig, HttpConfig, LimitConfig};
@@ -85,6 +85,8 @@ pub(crate) struct FrontendFlags {
     limits: LimitFlags,
     #[command(flatten)]
     pub(crate) etcd: EtcdFlags,
+    #[command(flatten)]
+    pub(crate) kubernetes: KubernetesFlags,
 }
 
 /// Flags of the router.
