@@ -303,6 +303,17 @@ fn a_piece_is_found_behind_another_beginning_too() {
 }
 
 #[test]
+fn the_same_text_as_a_beginning_and_behind_its_own_first_token_are_two_pieces() {
+    let tokenizer = Tokenizer::load(&data("tiny-bpe/tokenizer.json")).unwrap();
+    // Of 13 bytes: too many for a cut behind the first token, not for one behind the second and the line break before.
+    let cache = TokenCache::new(1 << 20).with_segment_bytes_min(13);
+    let text = "<|im_start|>user\nthe same<|im_end|>\n".repeat(3);
+    for _ in 0..2 {
+        assert_eq!(cache.encode(&tokenizer, &text, false, None).unwrap().ids, tokenizer.encode(&text, false).unwrap());
+    }
+}
+
+#[test]
 fn tenants_find_only_what_is_their_own() {
     let model = model().with_token_cache(1 << 20);
     let messages = [json!({"role": "user", "content": "a secret ".repeat(100)})];
