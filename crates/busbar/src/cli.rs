@@ -163,6 +163,17 @@ pub(crate) enum ModelCommand {
     Fetch {
         /// hf:OWNER/NAME, FILE.gguf, a folder, or smollm2 (the default).
         model: Option<String>,
+        /// Bring it into this folder, which several machines may share: one of them writes at a time, the others wait.
+        /// Workers read it there, without writing, by BUSBAR_MODEL_CACHE=FOLDER and the model's name, or by --model FOLDER
+        /// where it is the only one.
+        #[arg(long, value_name = "FOLDER")]
+        into: Option<PathBuf>,
+        /// With --into: compare every byte with the folder's MANIFEST.json; without it sizes and times.
+        #[arg(long, requires = "into")]
+        verify: bool,
+        /// Engine that will run it: embedded takes a GGUF file, vllm safetensors, mock the tokenizer alone.
+        #[arg(long, value_enum, default_value = "embedded")]
+        engine: EngineChoice,
     },
 }
 
