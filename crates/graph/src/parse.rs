@@ -57,7 +57,7 @@ fn yaml_finding(error: &str) -> Finding {
 }
 
 /// Types the value and reports unknown keys; both kinds of finding together where possible.
-fn typed<T: DeserializeOwned + Serialize>(value: &Value) -> Result<(T, Vec<Finding>), Vec<Finding>> {
+pub(crate) fn typed<T: DeserializeOwned + Serialize>(value: &Value) -> Result<(T, Vec<Finding>), Vec<Finding>> {
     let parsed: T = serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         vec![Finding::new(path, error.inner().to_string(), "correct the value")]
@@ -166,7 +166,7 @@ fn collect(raw: RawComponent<'_>, components: &mut Vec<Component>, findings: &mu
 }
 
 /// What Kubernetes would run: without a command, Dynamo's base container hands the arguments to `/bin/sh -c`.
-fn command_line(container: &Container) -> Vec<String> {
+pub(crate) fn command_line(container: &Container) -> Vec<String> {
     let args = container.args.clone().unwrap_or_default();
     match container.command.clone().unwrap_or_default() {
         command if command.is_empty() && args.is_empty() => Vec::new(),
