@@ -46,6 +46,9 @@ pub(crate) enum Command {
     /// Models on this machine.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// This binary as a container image, made without a container engine.
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// API keys of a frontend.
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -147,6 +150,52 @@ pub(crate) enum ModelCommand {
         /// hf:OWNER/NAME, FILE.gguf, a folder, or smollm2 (the default).
         model: Option<String>,
     },
+}
+
+/// Verbs of `image`.
+#[derive(Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Pack this binary and bring the image to a registry; what is there is not sent again.
+    ///
+    /// The login is BUSBAR_REGISTRY_USERNAME and BUSBAR_REGISTRY_PASSWORD, else what `docker login` left, credential
+    /// helpers included.
+    #[command(after_help = PUSH_EXAMPLES)]
+    Push {
+        /// REGISTRY/NAME[:TAG]; the tag is this version unless written.
+        reference: String,
+        /// Image to lie on, such as vllm/vllm-openai:TAG; on nothing when absent.
+        #[arg(long, value_name = "REF")]
+        base: Option<String>,
+        #[command(flatten)]
+        flags: ImageFlags,
+    },
+    /// Pack this binary and write the image to a file that `ctr images import` and `podman load` read.
+    Save {
+        /// The file, a tar.
+        file: PathBuf,
+        /// Name of the image when it is imported; localhost/busbar and this version when absent.
+        #[arg(long, value_name = "REF")]
+        name: Option<String>,
+        #[command(flatten)]
+        flags: ImageFlags,
+    },
+}
+
+const PUSH_EXAMPLES: &str = "\
+Examples:
+  busbar image push registry.example.com/team/busbar             frontend, operator, embedded engine
+  busbar image push registry.example.com/team/busbar-vllm --base vllm/vllm-openai:v0.11.0
+                                                                 the vLLM worker";
+
+/// Flags of every verb of `image`.
+#[derive(Args)]
+pub(crate) struct ImageFlags {
+    /// Speak plain HTTP with registries; with one on this machine it is the rule.
+    #[arg(long)]
+    pub(crate) plain_http: bool,
+    /// Leave out names of functions and lines of source: a smaller image, backtraces without names.
+    #[arg(long)]
+    pub(crate) strip: bool,
 }
 
 /// Verbs of `keys`.

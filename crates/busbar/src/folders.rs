@@ -31,6 +31,7 @@ fn below(own: &str, xdg: &str, in_home: &str) -> Result<PathBuf, Failure> {
     Ok(home.join(in_home).join("busbar"))
 }
 
-fn path(variable: &str) -> Option<PathBuf> {
+/// A folder that a variable names; an empty one names none.
+pub(crate) fn path(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }

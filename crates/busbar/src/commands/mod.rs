@@ -4,6 +4,7 @@ mod crds;
 mod discovery;
 mod down;
 pub(crate) mod frontend;
+mod image;
 mod keys;
 mod logs;
 mod model;
@@ -14,7 +15,7 @@ mod vllm_share;
 pub(crate) mod vllm_worker;
 pub(crate) mod worker;
 
-use crate::cli::{Cli, Command, KeysCommand, ModelCommand};
+use crate::cli::{Cli, Command, ImageCommand, KeysCommand, ModelCommand};
 use crate::report::Failure;
 
 /// Runs a parsed command line.
@@ -26,6 +27,8 @@ pub(crate) fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Logs(flags) => logs::run(&flags),
         Command::Down(select) => down::run(&select, output),
         Command::Model(ModelCommand::Fetch { model }) => model::fetch(model.as_deref(), output),
+        Command::Image(ImageCommand::Push { reference, base, flags }) => image::push(&reference, base, &flags, output),
+        Command::Image(ImageCommand::Save { file, name, flags }) => image::save(&file, name.as_deref(), &flags, output),
         Command::Keys(KeysCommand::Add { name, file }) => keys::add(&name, &file, output),
         Command::Frontend(flags) => frontend::run(*flags),
         Command::Worker(flags) => worker::run(&flags, &[], None),
