@@ -7,6 +7,7 @@ use crate::flags::manifest;
 use crate::report::Failure;
 use crate::{logging, shutdown};
 use ::frontend::FrontendError;
+use ::runtime::discovery::KubernetesConfig;
 
 /// Runs with the arguments of a manifest, below the environment in rank.
 pub(crate) fn from_manifest(args: &[String]) -> Result<(), Failure> {
@@ -28,13 +29,15 @@ pub(crate) fn from_manifest(args: &[String]) -> Result<(), Failure> {
 /// Serves until told to stop.
 pub(crate) fn run(flags: FrontendFlags) -> Result<(), Failure> {
     logging::start();
-    let (backend, etcd) = (flags.discovery_backend, flags.etcd.clone());
+    let (backend, etcd, kubernetes) = (flags.discovery_backend, flags.etcd.clone(), flags.kubernetes.clone());
     let io_threads = flags.io_threads;
     let config = flags.config();
     runtime(io_threads)?.block_on(async {
         let shutdown =
             shutdown::listen().map_err(|error| Failure::new("listen for signals").cause(error.to_string()))?;
-        let discovery = discovery::join(backend, &etcd).await?;
+        let field_manager = KubernetesConfig::FRONTEND;
+        let ways = discovery::Ways { etcd: &etcd, kubernetes: &kubernetes, field_manager };
+        let discovery = discovery::join(backend, ways).await?;
         let frontend = ::frontend::start(config, discovery.clone()).await.map_err(|error| failed(&error))?;
         tracing::info!(address = %frontend.address(), admin = %frontend.admin_address(), "serving");
         shutdown.first.cancelled().await;

@@ -10,7 +10,7 @@ use crate::logging;
 use crate::progress::Progress;
 use crate::report::Failure;
 use crate::shutdown::{self, Shutdown};
-use ::runtime::discovery::{Discovery, DiscoveryError};
+use ::runtime::discovery::{Discovery, DiscoveryError, KubernetesConfig};
 use ::runtime::nats::Nats;
 use ::runtime::request_plane::RequestServerConfig;
 use ::runtime::system_server::SystemServerConfig;
@@ -99,7 +99,9 @@ pub(crate) fn run(flags: &WorkerFlags, passthrough: &[String], manifest: Option<
 
 async fn serve(flags: &WorkerFlags, passthrough: &[String], kind: EngineKind) -> Result<(), Failure> {
     let shutdown = shutdown::listen().map_err(|error| Failure::new("listen for signals").cause(error.to_string()))?;
-    let discovery = discovery::join(flags.discovery_backend, &flags.etcd).await?;
+    let field_manager = KubernetesConfig::WORKER;
+    let ways = discovery::Ways { etcd: &flags.etcd, kubernetes: &flags.kubernetes, field_manager };
+    let discovery = discovery::join(flags.discovery_backend, ways).await?;
     let ended = if kind == EngineKind::Vllm {
         vllm_worker::serve(flags, passthrough, &discovery, &shutdown).await
     } else {

@@ -125,11 +125,11 @@ fn check_resources(resources: &ResourceRequirements, path: &str, found: &mut Vec
     for name in resources.requests.iter().flatten().map(|(name, _)| name) {
         let (request, limit) = (read(&resources.requests, name), read(&resources.limits, name));
         let (problem, remedy) = match (request, limit) {
-            (Some(request), Some(limit)) if request > limit => {
-                ("asks for more than its limit", "lower it to the limit")
-            }
             (Some(request), limit) if is_device(name) && limit != Some(request) => {
                 ("must be the same as the limit: devices are not shared out", "set the limit alone")
+            }
+            (Some(request), Some(limit)) if request > limit => {
+                ("asks for more than its limit", "lower it to the limit")
             }
             _ => continue,
         };

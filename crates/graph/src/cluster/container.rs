@@ -86,6 +86,7 @@ struct Probes {
 }
 
 /// When a probe runs, in seconds and failures in a row.
+#[derive(Clone, Copy)]
 struct Schedule {
     delay: Option<i32>,
     period: i32,

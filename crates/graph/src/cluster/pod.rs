@@ -33,15 +33,32 @@ const COMPILATION_CACHE: &str = "compilation-cache";
 /// Where vLLM keeps what it compiled.
 pub(super) const VLLM_CACHE_PATH: &str = "/root/.cache/vllm";
 
-/// The pod template of a component; `pod_labels` are those that tell it apart and win over the user's.
+/// Labels of a component's objects.
+pub(super) struct Labels {
+    /// Those of the DynamoComponentDeployment.
+    pub(super) given: BTreeMap<String, String>,
+    /// Those that tell it apart. Selectors stand on them, so they win over the user's.
+    pub(super) own: BTreeMap<String, String>,
+}
+
+impl Labels {
+    /// For objects other than pods.
+    pub(super) fn all(&self) -> BTreeMap<String, String> {
+        let mut all = self.given.clone();
+        all.extend(self.own.clone());
+        all
+    }
+}
+
+/// The pod template of a component.
 pub(super) fn template(
     component: &DynamoComponentDeployment,
     place: &Place<'_>,
-    pod_labels: BTreeMap<String, String>,
+    told_by: &Labels,
     settings: &Settings,
 ) -> PodTemplateSpec {
     let given = component.spec.component.pod_template.clone().unwrap_or_default();
-    let metadata = pod_metadata(component, given.metadata.unwrap_or_default(), pod_labels);
+    let metadata = pod_metadata(component, given.metadata.unwrap_or_default(), told_by);
     let is_discovered = annotation(component, labels::DISABLE_PULL_SECRETS) != Some("true");
     let mut pod = given.spec.unwrap_or_default();
     let spec = &component.spec.component;
@@ -71,13 +88,10 @@ pub(super) fn annotation<'a>(component: &'a DynamoComponentDeployment, key: &str
     own.or_else(|| component.metadata.annotations.as_ref()?.get(key)).map(String::as_str)
 }
 
-fn pod_metadata(
-    component: &DynamoComponentDeployment,
-    given: ObjectMeta,
-    pod_labels: BTreeMap<String, String>,
-) -> ObjectMeta {
-    let mut all = given.labels.unwrap_or_default();
-    all.extend(pod_labels);
+fn pod_metadata(component: &DynamoComponentDeployment, given: ObjectMeta, told_by: &Labels) -> ObjectMeta {
+    let mut all = told_by.given.clone();
+    all.extend(given.labels.unwrap_or_default());
+    all.extend(told_by.own.clone());
     if annotation(component, labels::ENABLE_METRICS) != Some("false") {
         all.insert(labels::METRICS_ENABLED.to_owned(), "true".to_owned());
     }
