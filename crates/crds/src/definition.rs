@@ -1,6 +1,6 @@
 //! The CustomResourceDefinitions, made from the Rust types.
 //!
-//! They are one YAML file a kind, in `assets/charts/busbar-platform/crds`; `busbar crds` writes them and a test holds
+//! They are one YAML file a kind, in `assets/crds`; `busbar crds` writes them and a test holds
 //! them fresh. Names, short names and columns are those of Dynamo, as scripts of its users read them.
 
 mod columns;

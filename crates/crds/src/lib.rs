@@ -4,13 +4,15 @@
 //! is taken here, a key that neither version knows is reported with its path however deep it lies, and an object that goes
 //! to the other version and back is the same object.
 //!
-//! Start with [`v1beta1`], the stored version; [`v1alpha1`] is served beside it. [`definition`] makes the
+//! Start with [`v1beta1`], the stored version; [`v1alpha1`] is served beside it. [`platform`] is the file that describes a
+//! whole installation. [`definition`] makes the
 //! CustomResourceDefinitions, [`convert`] carries an object from one version to the other, [`strict`] finds unknown keys.
 
 pub mod conditions;
 pub mod convert;
 pub mod definition;
 pub mod parts;
+pub mod platform;
 pub mod rules;
 mod schema;
 pub mod strict;

@@ -8,7 +8,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use serde_json::{Value, json};
 use std::path::Path;
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/charts/busbar-platform/crds");
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/crds");
 /// Bytes of all files. Helm keeps a release, charts and manifests, in one Secret of at most 1 MiB, packed.
 const BYTES_MAX: usize = 1024 * 1024;
 
@@ -22,7 +22,7 @@ fn version<'a>(definition: &'a Value, name: &str) -> &'a Value {
     versions.iter().find(|version| version["name"] == name).unwrap()
 }
 
-/// To write them: `busbar crds --output-dir assets/charts/busbar-platform/crds`, or this test with `UPDATE_EXPECT=1`.
+/// To write them: `busbar crds --output-dir assets/crds`, or this test with `UPDATE_EXPECT=1`.
 #[test]
 fn the_files_of_the_chart_are_fresh() {
     let files = files(&ConversionService::default()).unwrap();

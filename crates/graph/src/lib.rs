@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod component;
 pub mod finding;
 pub mod local;
+pub mod model_cache;
 pub mod parse;
 
 pub use component::{Component, ComponentKind, EnvValue, Graph};

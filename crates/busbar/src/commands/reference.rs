@@ -1,4 +1,4 @@
-//! The generated pages of `docs/reference`: commands, environment, metrics.
+//! The generated pages of `docs/reference`: commands, environment, metrics, the schema of the platform file.
 
 use crate::cli;
 use crate::report::Failure;
@@ -7,8 +7,13 @@ use std::fmt::Write;
 use std::path::Path;
 
 /// Pages by file name.
-pub(crate) fn pages() -> [(&'static str, String); 3] {
-    [("cli.md", cli_page()), ("environment.md", environment_page()), ("metrics.md", telemetry::reference::markdown())]
+pub(crate) fn pages() -> [(&'static str, String); 4] {
+    [
+        ("cli.md", cli_page()),
+        ("environment.md", environment_page()),
+        ("metrics.md", telemetry::reference::markdown()),
+        ("platform.schema.json", format!("{:#}\n", ::crds::platform::schema())),
+    ]
 }
 
 /// Writes the pages into `folder`.

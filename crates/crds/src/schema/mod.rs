@@ -4,6 +4,7 @@
 //! plain OpenAPI cannot. Source: Kubernetes, "Specifying a structural schema".
 
 pub(crate) mod kubernetes;
+pub(crate) mod published;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};

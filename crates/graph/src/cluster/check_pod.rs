@@ -125,11 +125,11 @@ fn check_resources(resources: &ResourceRequirements, path: &str, found: &mut Vec
     for name in resources.requests.iter().flatten().map(|(name, _)| name) {
         let (request, limit) = (read(&resources.requests, name), read(&resources.limits, name));
         let (problem, remedy) = match (request, limit) {
-            (Some(request), Some(limit)) if request > limit => {
-                ("asks for more than its limit", "lower it to the limit")
-            }
             (Some(request), limit) if is_device(name) && limit != Some(request) => {
                 ("must be the same as the limit: devices are not shared out", "set the limit alone")
+            }
+            (Some(request), Some(limit)) if request > limit => {
+                ("asks for more than its limit", "lower it to the limit")
             }
             _ => continue,
         };
@@ -182,7 +182,7 @@ fn check_splits(container: &Container, path: &str, found: &mut Vec<Finding>) {
 }
 
 /// The words of a container's command line; those of a shell line one by one.
-fn words(container: &Container) -> Vec<String> {
+pub(super) fn words(container: &Container) -> Vec<String> {
     let line = command_line(container);
     line.iter()
         .flat_map(|word| match word.contains(char::is_whitespace) {
@@ -193,7 +193,7 @@ fn words(container: &Container) -> Vec<String> {
 }
 
 /// The last value that one of `flags` is given, as `--flag VALUE` or `--flag=VALUE`.
-fn value_of<'a>(words: &'a [String], flags: &[&'static str]) -> Option<(&'static str, &'a str)> {
+pub(super) fn value_of<'a>(words: &'a [String], flags: &[&'static str]) -> Option<(&'static str, &'a str)> {
     let given = |i: usize, flag: &str| match words[i].strip_prefix(flag)? {
         "" => words.get(i + 1).map(String::as_str),
         rest => rest.strip_prefix('='),

@@ -68,11 +68,12 @@ fn check_mounts(service: &ServiceSpec, claims: &[Pvc], path: &str, found: &mut V
 }
 
 fn check_service(service: &ServiceSpec, path: &str, found: &mut Vec<Finding>) {
-    if let Some(ingress) = service.ingress.as_ref().filter(|ingress| ingress.enabled == Some(true)) {
-        if ingress.host.as_deref().unwrap_or_default().is_empty() {
-            let path = format!("{path}.ingress.host");
-            found.push(Finding::new(path, "an enabled ingress needs a host", "give the name before the suffix"));
-        }
+    if let Some(ingress) = &service.ingress
+        && ingress.enabled == Some(true)
+        && ingress.host.as_deref().unwrap_or_default().is_empty()
+    {
+        let path = format!("{path}.ingress.host");
+        found.push(Finding::new(path, "an enabled ingress needs a host", "give the name before the suffix"));
     }
     if let Some(memory) = service.shared_memory.as_ref()
         && memory.disabled != Some(true)

@@ -4,7 +4,7 @@ use super::components::component_labels;
 use super::container::{GRPC, HTTP, SYSTEM, startup_seconds};
 use super::environment::{EPP_PORT, HTTP_PORT, Place, SYSTEM_PORT};
 use super::names::{component_child, dynamo_namespace, k8s_namespace, kind_of, model_service_name, name_of};
-use super::pod::{annotation, template};
+use super::pod::{Labels, annotation, template};
 use super::{DiscoveryBackend, Settings, base_model_hash, graph_objects, labels, service_name};
 use crate::component::ComponentKind;
 use crds::v1beta1::DynamoComponentDeployment;
@@ -32,9 +32,7 @@ const BUDGET_REPLICAS_MIN: i64 = 2;
 pub fn component_objects(component: &DynamoComponentDeployment, settings: &Settings) -> Vec<Value> {
     let identity = Identity::of(component, settings);
     let place = identity.place();
-    let mut pod_labels = identity.labels.clone();
-    pod_labels.insert(labels::SELECTOR.to_owned(), name_of(&component.metadata).to_owned());
-    let pods = template(component, &place, pod_labels, settings);
+    let pods = template(component, &place, &identity.labels, settings);
     let mut objects = Vec::new();
     if component.spec.component.multinode.is_none() {
         objects.push(json(&deployment(component, &identity, pods)));
@@ -57,8 +55,7 @@ struct Identity {
     graph: String,
     dynamo_namespace: String,
     k8s_namespace: String,
-    /// Labels of every object and of the pods.
-    labels: BTreeMap<String, String>,
+    labels: Labels,
     discovery: DiscoveryBackend,
     is_container_mode: bool,
     /// It belongs to no graph.
@@ -77,16 +74,19 @@ impl Identity {
         let dynamo_namespace = dynamo_namespace(&k8s_namespace, &graph, is_global);
         let kind = kind_of(&component.spec.component);
         let own_name = Some(component.spec.component.name.as_str()).filter(|own| !own.is_empty()).unwrap_or(name);
-        let mut all = given;
-        all.extend(component_labels(own_name, kind, dynamo_namespace.clone()));
-        all.insert(labels::MANAGED_BY.to_owned(), labels::MANAGER.to_owned());
+        let mut own = component_labels(own_name, kind, dynamo_namespace.clone());
+        own.insert(labels::MANAGED_BY.to_owned(), labels::MANAGER.to_owned());
+        own.insert(labels::SELECTOR.to_owned(), name.to_owned());
+        let kept = [labels::GRAPH_NAME, labels::WORKER_HASH];
+        own.extend(kept.iter().filter_map(|key| Some(((*key).to_owned(), given.get(*key)?.clone()))));
         if let Some(model) = &component.spec.component.model_ref {
-            all.insert(labels::BASE_MODEL_HASH.to_owned(), base_model_hash(&model.name));
+            own.insert(labels::BASE_MODEL_HASH.to_owned(), base_model_hash(&model.name));
         }
+        let told_by = Labels { given, own };
         let wanted = annotation(component, labels::DISCOVERY_BACKEND).and_then(DiscoveryBackend::parse);
         let discovery = wanted.unwrap_or(settings.discovery_backend);
         let is_container_mode = annotation(component, labels::KUBE_DISCOVERY_MODE) == Some("container");
-        Self { kind, graph, dynamo_namespace, k8s_namespace, labels: all, discovery, is_container_mode, is_alone }
+        Self { kind, graph, dynamo_namespace, k8s_namespace, labels: told_by, discovery, is_container_mode, is_alone }
     }
 
     fn place(&self) -> Place<'_> {
@@ -95,14 +95,14 @@ impl Identity {
             dynamo_namespace: &self.dynamo_namespace,
             graph: &self.graph,
             k8s_namespace: &self.k8s_namespace,
-            worker_hash: self.labels.get(labels::WORKER_HASH).map(String::as_str),
+            worker_hash: self.labels.own.get(labels::WORKER_HASH).map(String::as_str),
             discovery: self.discovery,
             is_container_mode: self.is_container_mode,
         }
     }
 
     fn child(&self, component: &DynamoComponentDeployment, name: String) -> ObjectMeta {
-        component_child(component, name, self.labels.clone())
+        component_child(component, name, self.labels.all())
     }
 }
 
@@ -155,7 +155,7 @@ fn service(component: &DynamoComponentDeployment, identity: &Identity) -> Servic
         _ => (SYSTEM, SYSTEM_PORT, IntOrString::String(SYSTEM.to_owned()), None),
     };
     let selected = [labels::COMPONENT_TYPE, labels::DYNAMO_NAMESPACE, labels::COMPONENT];
-    let select = selected.iter().filter_map(|key| Some(((*key).to_owned(), identity.labels.get(*key)?.clone())));
+    let select = selected.iter().filter_map(|key| Some(((*key).to_owned(), identity.labels.own.get(*key)?.clone())));
     let port = ServicePort {
         name: Some(name.to_owned()),
         port,

@@ -98,7 +98,7 @@ fn annotations(graph: &DynamoGraphDeployment) -> Option<BTreeMap<String, String>
 }
 
 /// The component with what the graph says merged in.
-fn filled_in(
+pub(super) fn filled_in(
     component: &ComponentSpec,
     kind: Option<ComponentKind>,
     graph: &DynamoGraphDeployment,

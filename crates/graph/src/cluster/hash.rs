@@ -1,6 +1,9 @@
 //! Hashes that name things: of a graph's workers, and of a base model.
 
-use super::names::{WorkerHash, is_worker};
+use super::Settings;
+use super::components::{filled_in, framework_of};
+use super::environment::in_order;
+use super::names::{WorkerHash, is_worker, kind_of};
 use crds::v1beta1::{ComponentSpec, DynamoGraphDeployment};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -12,22 +15,18 @@ const NOT_THE_POD: [&str; 5] = ["name", "replicas", "minAvailable", "scalingAdap
 
 /// The hash of all workers of a graph (worker, prefill and decode).
 ///
-/// It covers their pods, the graph's environment and its backend framework; not replicas, scaling or ingress. The order
-/// of components, of keys and of environment variables that are alike does not count. Two graphs with the same hash run
-/// workers that may share a Dynamo namespace.
+/// It covers what runs: their pods with the graph's environment, labels and annotations merged in, and the backend
+/// framework; not replicas, scaling or ingress. The order of components, of keys and of environment variables does not
+/// count. Workers of another hash are another generation, with a Dynamo namespace of its own.
 ///
 /// The digits are ours: Dynamo hashes Go structures, which no other program can repeat.
 pub fn worker_hash(graph: &DynamoGraphDeployment) -> WorkerHash {
-    let mut workers: Vec<(String, Value)> = graph
-        .spec
-        .components
-        .iter()
-        .filter(|component| is_worker(component))
-        .map(|component| (component.name.to_lowercase(), pod_of(component)))
-        .collect();
+    let workers = graph.spec.components.iter().filter(|component| is_worker(component));
+    let mut workers: Vec<(String, Value)> =
+        workers.map(|component| (component.name.to_lowercase(), pod_of(component, graph))).collect();
     workers.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let framework = graph.spec.backend_framework.as_deref().or_else(|| super::components::framework_of(graph));
-    let all = json!({ "workers": workers, "env": graph.spec.env, "backendFramework": framework });
+    let framework = graph.spec.backend_framework.as_deref().or_else(|| framework_of(graph));
+    let all = json!({ "workers": workers, "backendFramework": framework });
     WorkerHash(digits(canonical(&all).to_string().as_bytes()))
 }
 
@@ -39,13 +38,18 @@ pub fn base_model_hash(model: &str) -> String {
 }
 
 /// What a component runs, without its name and its scale.
-fn pod_of(component: &ComponentSpec) -> Value {
+fn pod_of(component: &ComponentSpec, graph: &DynamoGraphDeployment) -> Value {
+    // A worker takes nothing from the operator's settings.
+    let mut component = filled_in(component, kind_of(component), graph, &Settings::default());
+    let pod = component.pod_template.as_mut().and_then(|template| template.spec.as_mut());
+    for container in pod.into_iter().flat_map(|pod| &mut pod.containers) {
+        container.env = container.env.take().map(in_order);
+    }
     let mut value = serde_json::to_value(component).unwrap_or_default();
     if let Value::Object(fields) = &mut value {
         for field in NOT_THE_POD {
             fields.shift_remove(field);
         }
-        fields.insert("type".to_owned(), json!(super::names::kind_of(component).map(crate::ComponentKind::word)));
     }
     value
 }
