@@ -1,7 +1,8 @@
 //! Flags of a frontend: those of `dynamo.frontend` that apply, and ours.
 
-use super::discovery::{DiscoveryBackend, EtcdFlags};
+use super::discovery::{DiscoveryBackend, EtcdFlags, KubernetesFlags};
 use super::nats::{EventPlane, NatsFlags, RequestPlane};
+use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
 use frontend::{FrontendConfig, HttpConfig, LimitConfig};
 use router::{RouterConfig, RouterMode};
@@ -85,6 +86,8 @@ pub(crate) struct FrontendFlags {
     limits: LimitFlags,
     #[command(flatten)]
     pub(crate) etcd: EtcdFlags,
+    #[command(flatten)]
+    pub(crate) kubernetes: KubernetesFlags,
 }
 
 /// Flags of the router.
@@ -201,6 +204,12 @@ struct LimitFlags {
     /// HTTP status when every worker is full.
     #[arg(long, env = "DYN_HTTP_OVERLOAD_STATUS_CODE", default_value_t = frontend::config::OVERLOAD_STATUS)]
     overload_status_code: u16,
+    /// Keep the tokens of earlier prompts, so that a conversation's next turn tokenizes only what is new.
+    #[arg(long, env = "DYN_TOKENIZER_CACHE", default_value_t = true, value_parser = BoolishValueParser::new(), action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    tokenizer_cache: bool,
+    /// Memory for them, MiB for each model.
+    #[arg(long, env = "BUSBAR_TOKENIZER_CACHE_MB", default_value_t = frontend::config::TOKENIZER_CACHE_BYTES >> 20)]
+    tokenizer_cache_mb: usize,
     /// Send usage in every stream.
     #[arg(long, env = "DYN_ENABLE_FORCE_INCLUDE_USAGE")]
     force_include_usage: bool,
@@ -257,12 +266,19 @@ impl FrontendFlags {
             response_advertise_host: self.advertise_host,
             nats: self.nats.config("busbar frontend"),
             use_nats: self.event_plane == EventPlane::Nats || self.request_plane == RequestPlane::Nats,
+            tokenizer_cache_bytes: limits.tokenizer_cache_bytes(),
             metrics_prefix: self.metrics_prefix,
             force_include_usage: limits.force_include_usage,
             ignore_unsupported_fields: limits.ignore_unsupported_fields,
             disable_nvext: limits.disable_nvext,
             ..FrontendConfig::default()
         }
+    }
+}
+
+impl LimitFlags {
+    fn tokenizer_cache_bytes(&self) -> usize {
+        if self.tokenizer_cache { self.tokenizer_cache_mb.saturating_mul(1 << 20) } else { 0 }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Flags of a worker: those of `dynamo.vllm` and `dynamo.mocker` that apply, and ours.
 
-use super::discovery::{DiscoveryBackend, EtcdFlags};
+use super::discovery::{DiscoveryBackend, EtcdFlags, KubernetesFlags};
 use super::nats::{EventPlane, NatsFlags, RequestPlane};
 use crate::report::Failure;
 use clap::{Args, ValueEnum};
@@ -87,6 +87,8 @@ pub(crate) struct WorkerFlags {
     pub(crate) vllm: VllmFlags,
     #[command(flatten)]
     pub(crate) etcd: EtcdFlags,
+    #[command(flatten)]
+    pub(crate) kubernetes: KubernetesFlags,
 }
 
 impl WorkerFlags {

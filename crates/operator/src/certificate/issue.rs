@@ -14,7 +14,9 @@ const AUTHORITY: &str = "busbar-operator webhooks";
 
 /// A certificate could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("make the webhooks' certificate for {names}; the name of the Service or the host of --webhook-url must be a DNS name or an address")]
+#[error(
+    "make the webhooks' certificate for {names}; the name of the Service or the host of --webhook-url must be a DNS name or an address"
+)]
 pub struct IssueError {
     /// The names that it is for.
     pub names: String,
@@ -46,7 +48,8 @@ fn dated(params: &mut CertificateParams, now: SystemTime, lifetime: Duration) {
 
 /// A new authority: certificate and key.
 pub(super) fn authority(now: SystemTime) -> Result<(String, String), IssueError> {
-    let failed = failed(&[AUTHORITY.to_owned()]);
+    let names = [AUTHORITY.to_owned()];
+    let failed = failed(&names);
     let key = KeyPair::generate().map_err(&failed)?;
     let mut params = authority_params();
     dated(&mut params, now, AUTHORITY_LIFETIME);
@@ -55,11 +58,7 @@ pub(super) fn authority(now: SystemTime) -> Result<(String, String), IssueError>
 }
 
 /// A serving certificate and its key, signed with the key of an authority of ours.
-pub(super) fn serving(
-    authority_key: &str,
-    names: &[String],
-    now: SystemTime,
-) -> Result<(String, String), IssueError> {
+pub(super) fn serving(authority_key: &str, names: &[String], now: SystemTime) -> Result<(String, String), IssueError> {
     let failed = failed(names);
     let issuer = Issuer::new(authority_params(), KeyPair::from_pem(authority_key).map_err(&failed)?);
     let key = KeyPair::generate().map_err(&failed)?;

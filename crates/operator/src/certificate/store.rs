@@ -1,6 +1,7 @@
 //! The Secret: read, decided upon, written by whoever is first.
 
 use super::{IssueError, Material, renew};
+use graph::cluster::labels;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
@@ -25,7 +26,9 @@ pub enum StoreError {
     #[error(transparent)]
     Issue(#[from] IssueError),
     /// The API server refused, or is away.
-    #[error("read and write the Secret {name} with the webhooks' certificate; the operator needs get, create and update on secrets in its namespace")]
+    #[error(
+        "read and write the Secret {name} with the webhooks' certificate; the operator needs get, create and update on secrets in its namespace"
+    )]
     Api {
         /// Name of the Secret.
         name: String,
@@ -59,7 +62,7 @@ pub async fn ensure(
             continue;
         };
         let wanted = write(found, name, &renewed);
-        let parameters = PostParams { field_manager: Some(crate::FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let parameters = PostParams { field_manager: Some(labels::MANAGER.to_owned()), ..PostParams::default() };
         let written = match wanted.metadata.resource_version {
             Some(_) => secrets.replace(name, &parameters, &wanted).await,
             None => secrets.create(&parameters, &wanted).await,
@@ -94,7 +97,7 @@ fn write(found: Option<Secret>, name: &str, material: &Material) -> Secret {
         ..Secret::default()
     });
     let labels = secret.metadata.labels.get_or_insert_default();
-    labels.insert("app.kubernetes.io/managed-by".to_owned(), crate::FIELD_MANAGER.to_owned());
+    labels.insert(labels::MANAGED_BY.to_owned(), labels::MANAGER.to_owned());
     let parts = [
         (BUNDLE, &material.bundle),
         (AUTHORITY_KEY, &material.authority_key),
