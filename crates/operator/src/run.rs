@@ -1,5 +1,6 @@
 //! One operator process: webhooks always, control loops while it leads.
 
+use crate::adapter;
 use crate::apply::{Gate, Writes};
 use crate::cache::Cache;
 use crate::config::Config;
@@ -113,8 +114,10 @@ async fn act(config: &Config, metrics: &Arc<Metrics>, term: Term) -> Result<(), 
         metrics: metrics.clone(),
         revisions: Revisions::default(),
     };
+    let adapters = adapter::run(config.client.clone(), config.watch_namespace.clone(), lost.clone());
+    let loops = async { tokio::join!(run_all(Arc::new(context), triggers, lost.clone()), adapters) };
     let result = tokio::select! {
-        () = run_all(Arc::new(context), triggers, lost.clone()) => Ok(()),
+        _ = loops => Ok(()),
         // A killed process finishes nothing.
         () = crashed.cancelled() => Err(OperatorError::Crashed),
     };
