@@ -16,21 +16,21 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for anything; the machine may be busy.
-pub const CAP: Duration = Duration::from_secs(180);
+pub(crate) const CAP: Duration = Duration::from_secs(180);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long nothing may change for the cluster to count as at rest.
 const REST: Duration = Duration::from_secs(4);
 
 /// A Kubernetes namespace of one test.
-pub struct Cluster {
-    pub client: Client,
-    pub k8s_namespace: String,
+pub(crate) struct Cluster {
+    pub(crate) client: Client,
+    pub(crate) k8s_namespace: String,
 }
 
 impl Cluster {
     /// Connects, puts the definitions there, makes a namespace.
-    pub async fn connect(test: &str) -> Self {
+    pub(crate) async fn connect(test: &str) -> Self {
         let path = std::env::var("BUSBAR_TEST_KUBECONFIG")
             .expect("no test cluster: tests-env/kubernetes/cluster.sh up FOLDER; . FOLDER/env");
         let kubeconfig = Kubeconfig::read_from(path).unwrap();
@@ -46,18 +46,18 @@ impl Cluster {
         Self { client, k8s_namespace }
     }
 
-    pub fn api(&self, kind: Kind) -> Api<DynamicObject> {
+    pub(crate) fn api(&self, kind: Kind) -> Api<DynamicObject> {
         kind.api(&self.client, Some(&self.k8s_namespace))
     }
 
     /// A graph of a fixture, v1beta1.
-    pub fn fixture(name: &str) -> Value {
+    pub(crate) fn fixture(name: &str) -> Value {
         let path = format!("{}/../crds/tests/fixtures/{name}.v1beta1.yaml", env!("CARGO_MANIFEST_DIR"));
         serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
     }
 
     /// Applies as a user does.
-    pub async fn apply(&self, graph: &Value) {
+    pub(crate) async fn apply(&self, graph: &Value) {
         let params = PatchParams::apply("a-user").force();
         let name = graph["metadata"]["name"].as_str().unwrap();
         self.api(GRAPH)
@@ -67,21 +67,21 @@ impl Cluster {
     }
 
     /// Merges into an object as someone else than the operator.
-    pub async fn meddle(&self, kind: Kind, name: &str, patch: Value) {
+    pub(crate) async fn meddle(&self, kind: Kind, name: &str, patch: Value) {
         let params = PatchParams { field_manager: Some("someone".to_owned()), ..PatchParams::default() };
         self.api(kind).patch(name, &params, &Patch::Merge(patch)).await.unwrap();
     }
 
-    pub async fn get(&self, kind: Kind, name: &str) -> Option<Value> {
+    pub(crate) async fn get(&self, kind: Kind, name: &str) -> Option<Value> {
         self.api(kind).get_opt(name).await.unwrap().map(|object| serde_json::to_value(object).unwrap())
     }
 
-    pub async fn list(&self, kind: Kind) -> Vec<Value> {
+    pub(crate) async fn list(&self, kind: Kind) -> Vec<Value> {
         let found = self.api(kind).list(&ListParams::default()).await.unwrap();
         found.items.into_iter().map(|object| serde_json::to_value(object).unwrap()).collect()
     }
 
-    pub async fn names(&self, kind: Kind) -> Vec<String> {
+    pub(crate) async fn names(&self, kind: Kind) -> Vec<String> {
         let mut names: Vec<_> =
             self.list(kind).await.iter().map(|o| o["metadata"]["name"].as_str().unwrap().to_owned()).collect();
         names.sort();
@@ -89,7 +89,7 @@ impl Cluster {
     }
 
     /// The `Ready` condition of a graph, once `is` is true of it and the graph's spec is the one it tells of.
-    pub async fn until_ready(&self, graph: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until_ready(&self, graph: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
         self.until(what, || async {
             let graph = self.get(GRAPH, graph).await.unwrap_or_default();
             let ready = condition(&graph, "Ready");
@@ -100,7 +100,7 @@ impl Cluster {
     }
 
     /// Waits until `look` has an answer; fails with what it saw last.
-    pub async fn until<T, Look, Seen>(&self, what: &str, look: Look) -> T
+    pub(crate) async fn until<T, Look, Seen>(&self, what: &str, look: Look) -> T
     where
         Look: Fn() -> Seen,
         Seen: Future<Output = Result<T, Value>>,
@@ -116,7 +116,7 @@ impl Cluster {
     }
 
     /// Every object that a graph leads to, by kind and name, without what differs between two runs of the same.
-    pub async fn snapshot(&self) -> Vec<(String, Value)> {
+    pub(crate) async fn snapshot(&self) -> Vec<(String, Value)> {
         let mut all = Vec::new();
         for kind in
             operator::kinds::CHILDREN.into_iter().chain([GRAPH, COMPONENT, operator::kinds::CONTROLLER_REVISION])
@@ -134,7 +134,7 @@ impl Cluster {
     }
 
     /// Versions of every object, once none has changed for [`REST`].
-    pub async fn versions_at_rest(&self) -> Vec<(String, String)> {
+    pub(crate) async fn versions_at_rest(&self) -> Vec<(String, String)> {
         let (mut before, mut since) = (self.versions().await, Instant::now());
         let end = Instant::now() + CAP;
         loop {
@@ -164,9 +164,9 @@ impl Cluster {
     }
 
     /// Deletes every graph and waits until nothing is left.
-    pub async fn delete_graphs(&self) {
-        let delete = self.api(GRAPH).delete_collection(&DeleteParams::background(), &ListParams::default());
-        delete.await.unwrap();
+    pub(crate) async fn delete_graphs(&self) {
+        let graphs = self.api(GRAPH);
+        graphs.delete_collection(&DeleteParams::background(), &ListParams::default()).await.unwrap();
         self.until("everything that graphs made is gone", || async {
             let left: Vec<_> = self.snapshot().await.into_iter().map(|(name, _)| name).collect();
             if left.is_empty() { Ok(()) } else { Err(json!(left)) }
@@ -175,7 +175,7 @@ impl Cluster {
     }
 
     /// An operator of this namespace.
-    pub fn operator(&self, identity: &str, writes_max: Option<u64>) -> Running {
+    pub(crate) fn operator(&self, identity: &str, writes_max: Option<u64>) -> Running {
         let config = Config {
             client: self.client.clone(),
             watch_namespace: Some(self.k8s_namespace.clone()),
@@ -194,15 +194,15 @@ impl Cluster {
 }
 
 /// An operator that runs.
-pub struct Running {
+pub(crate) struct Running {
     stop: CancellationToken,
-    pub task: JoinHandle<Result<(), OperatorError>>,
-    pub metrics: SocketAddr,
-    pub health: SocketAddr,
+    pub(crate) task: JoinHandle<Result<(), OperatorError>>,
+    pub(crate) metrics: SocketAddr,
+    pub(crate) health: SocketAddr,
 }
 
 impl Running {
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
     }
@@ -212,7 +212,7 @@ fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
-pub fn condition(object: &Value, about: &str) -> Value {
+pub(crate) fn condition(object: &Value, about: &str) -> Value {
     let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
     all.into_iter().find(|condition| condition["type"] == about).unwrap_or_default()
 }
