@@ -50,8 +50,18 @@ impl Cluster {
         kind.api(&self.client, Some(&self.k8s_namespace))
     }
 
-    /// A graph of a fixture, v1beta1.
+    /// A graph of a fixture, v1beta1, whose frontend goes to a node of kwok as its workers do by asking for a GPU: the
+    /// image that it names is not to be had here, and a real node would try.
     pub(crate) fn fixture(name: &str) -> Value {
+        let mut graph = Self::untouched_fixture(name);
+        let pod = &mut graph["spec"]["components"][0]["podTemplate"]["spec"];
+        pod["nodeSelector"] = json!({ "node.kubernetes.io/instance-type": "c5.2xlarge" });
+        pod["tolerations"] = json!([{ "key": "kwok.x-k8s.io/node", "operator": "Exists" }]);
+        graph
+    }
+
+    /// A graph as the fixture has it.
+    pub(crate) fn untouched_fixture(name: &str) -> Value {
         let path = format!("{}/../crds/tests/fixtures/{name}.v1beta1.yaml", env!("CARGO_MANIFEST_DIR"));
         serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
     }

@@ -55,6 +55,22 @@ async fn a_pod_that_waits_for_a_gpu_says_which_and_where() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_cannot_be_had_is_named_with_its_registry_and_the_secret_that_lacks() {
+    let cluster = Cluster::connect("image").await;
+    let operator = cluster.operator("one", None);
+    cluster.apply(&Cluster::untouched_fixture("agg")).await;
+    let is_told =
+        |ready: &serde_json::Value| ready["message"].as_str().unwrap_or_default().contains("cannot be pulled");
+    let ready = cluster.until_ready("vllm-agg", "the frontend's image cannot be pulled", is_told).await;
+    let message = ready["message"].as_str().unwrap();
+    for part in ["nvcr.io/nvidia/ai-dynamo/vllm-runtime:my-tag", "kubectl create secret docker-registry", "nvcr.io"] {
+        assert!(message.contains(part), "{message}");
+    }
+    cluster.delete_graphs().await;
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_someone_changed_or_deleted_is_put_back_and_told() {
     let cluster = Cluster::connect("drift").await;
     let operator = cluster.operator("one", None);
