@@ -7,6 +7,7 @@ use crate::events::Events;
 use crate::health;
 use crate::leader::{self, LeaderError, Term};
 use crate::metrics::Metrics;
+use crate::model::{self, Models};
 use crate::reconcile::{Context, run_all};
 use crate::revision::Revisions;
 use crate::webhook::{self, WebhookError};
@@ -113,8 +114,12 @@ async fn act(config: &Config, metrics: &Arc<Metrics>, term: Term) -> Result<(), 
         metrics: metrics.clone(),
         revisions: Revisions::default(),
     };
+    let context = Arc::new(context);
+    let models =
+        Models { context: context.clone(), k8s_namespace: config.watch_namespace.clone(), image: config.image.clone() };
+    let loops = async { tokio::join!(run_all(context, triggers, lost.clone()), model::run(models, lost.clone())) };
     let result = tokio::select! {
-        () = run_all(Arc::new(context), triggers, lost.clone()) => Ok(()),
+        ((), ()) = loops => Ok(()),
         // A killed process finishes nothing.
         () = crashed.cancelled() => Err(OperatorError::Crashed),
     };
