@@ -89,10 +89,11 @@ impl Cache {
         });
         let nothing = |_| std::future::ready(());
         let secrets = all().fields(&format!("type={PULL_SECRET}"));
-        let pull_secrets = watch(typed::<Secret>(client, k8s_namespace), secrets, (), tasks, move |secret| nothing(drop(secret)));
-        let nodes = k8s_namespace.is_none().then(|| {
-            watch(Api::<Node>::all(client.clone()), all(), (), tasks, move |node: Node| nothing(drop(node)))
-        });
+        let pull_secrets =
+            watch(typed::<Secret>(client, k8s_namespace), secrets, (), tasks, move |secret| nothing(drop(secret)));
+        let nodes = k8s_namespace
+            .is_none()
+            .then(|| watch(Api::<Node>::all(client.clone()), all(), (), tasks, move |node: Node| nothing(drop(node))));
         let cache = Self { graphs, components, children, pods, nodes, pull_secrets };
         (cache, Triggers { graphs: graphs_in, components: components_in })
     }
@@ -110,7 +111,8 @@ impl Cache {
 
     /// One object of the operator's own.
     pub fn child(&self, kind: Kind, k8s_namespace: &str, name: &str) -> Option<Arc<DynamicObject>> {
-        let store = if kind == COMPONENT { &self.components } else { &self.children.iter().find(|(k, _)| *k == kind)?.1 };
+        let store =
+            if kind == COMPONENT { &self.components } else { &self.children.iter().find(|(k, _)| *k == kind)?.1 };
         store.get(&kind.reference(k8s_namespace, name))
     }
 
@@ -170,7 +172,7 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone + Debug + Unpin + Send + Sync,
     Seen: Fn(K) -> Done + Send + Sync + 'static,
-    Done: Future<Output = ()> + Send,
+    Done: Future<Output = ()> + Send + 'static,
 {
     let kind = K::kind(&dynamic).into_owned();
     let writer = Writer::new(dynamic);
@@ -208,7 +210,10 @@ fn owners(metadata: &ObjectMeta) -> Vec<(Kind, Reference)> {
     let k8s_namespace = metadata.namespace.as_deref().unwrap_or_default();
     let kind_of = |name: &str| [GRAPH, COMPONENT].into_iter().find(|kind| kind.kind == name);
     let owners = metadata.owner_references.iter().flatten();
-    owners.filter_map(|owner| Some((kind_of(&owner.kind)?, owner))).map(|(kind, owner)| (kind, kind.reference(k8s_namespace, &owner.name))).collect()
+    owners
+        .filter_map(|owner| Some((kind_of(&owner.kind)?, owner)))
+        .map(|(kind, owner)| (kind, kind.reference(k8s_namespace, &owner.name)))
+        .collect()
 }
 
 /// The component that a pod belongs to.
@@ -226,4 +231,3 @@ async fn send_all(queues: Queues, found: Vec<(Kind, Reference)>) {
         let _ = queue.send(reference).await;
     }
 }
-

@@ -78,7 +78,11 @@ fn login() -> Result<Login, Failure> {
 }
 
 fn show(shown: &RefCell<Shown>, progress: &Progress) {
-    let mut shown = shown.borrow_mut();
+    show_on(&mut shown.borrow_mut(), progress);
+}
+
+/// Shows how far packing and pushing are.
+pub(crate) fn show_on(shown: &mut Shown, progress: &Progress) {
     match progress {
         Progress::Pack => shown.stage("packing the binary and its libraries", None, None),
         Progress::ReadBase { base } => shown.stage(&format!("reading {base}"), None, None),

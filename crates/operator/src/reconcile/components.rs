@@ -134,7 +134,8 @@ async fn look(
     };
     let pods: Vec<Arc<Pod>> = all.into_iter().filter(|pod| !has_ended(pod)).collect();
     let now = now();
-    let count = |is: &dyn Fn(&Pod) -> bool| i64::try_from(pods.iter().filter(|pod| is(pod)).count()).unwrap_or(i64::MAX);
+    let count =
+        |is: &dyn Fn(&Pod) -> bool| i64::try_from(pods.iter().filter(|pod| is(pod)).count()).unwrap_or(i64::MAX);
     let spec = &component.spec.component;
     Facts {
         name: name.to_owned(),
