@@ -10,6 +10,7 @@ ROOT=$(realpath "$HERE/../..")
 CHART=$ROOT/assets/charts/busbar-platform
 WORK=$(mktemp -d)
 STATE=$(realpath -m "${1:-$WORK/cluster}")
+BUSBAR=$(realpath "${CARGO_TARGET_DIR:-$ROOT/target}/release/busbar")
 # Waits are on conditions; no wait here takes more than seconds on an idle machine.
 WAIT_SECONDS_MAX=180
 . "$HERE/../parts.sh"
@@ -70,10 +71,34 @@ starts() {
   if [ ! -e "$STATE/env" ]; then "$HERE/cluster.sh" up "$STATE" | tail -n 2; fi
   need_monitor_definitions
   . "$STATE/env"
-  kubectl apply --server-side -f "$KUBERNETES/monitors" -f "$ROOT/assets/crds" >/dev/null
+  kubectl apply --server-side -f "$KUBERNETES/monitors" >/dev/null
   "$HERE/storage.sh" "$STATE" gp3 12 >/dev/null
   read -r -a STAND_INS < <("$HERE/standins.sh" "$STATE" 2>"$WORK/standins" | paste -sd' ') || fail "no stand-ins: $(cat "$WORK/standins")"
-  ok "a cluster with the definitions of assets/crds and of the Prometheus operator, volumes, and images of NATS and etcd"
+  "$BUSBAR" image push "$BUSBAR_TEST_REGISTRY/busbar:v1" --plain-http >"$WORK/out" 2>&1 || fail "busbar image push: $(cat "$WORK/out")"
+  ok "a cluster with the definitions of the Prometheus operator, volumes, and images of busbar, NATS and etcd"
+}
+
+# The Job of the release, in the image of this build, on a cluster that never saw a definition.
+definitions() {
+  local -a flags=(--set global.nats.install=false,dynamo-operator.controllerManager.replicas=0
+    --set "dynamo-operator.controllerManager.manager.image.repository=$BUSBAR_TEST_REGISTRY/busbar,dynamo-operator.controllerManager.manager.image.tag=v1")
+  established() { kubectl get crd -o jsonpath='{range .items[?(@.spec.group=="nvidia.com")]}{.status.conditions[?(@.type=="Established")].status}{"\n"}{end}' | grep -c True; }
+  begin chart-definitions
+  release install "${flags[@]}" >"$WORK/out" || fail "install: $(cat "$WORK/out"; k logs job/busbar-crds || true)"
+  is 6 established || fail "the Job did not apply all definitions: $(kubectl get crd)"
+  is chart-definitions kubectl get crd dynamographdeployments.nvidia.com -o jsonpath='{.spec.conversion.webhook.clientConfig.service.namespace}' ||
+    fail "the definitions do not name the operator's namespace"
+  [ -z "$(k get job,serviceaccount -o name | grep crds)$(kubectl get clusterrole,clusterrolebinding -o name | grep busbar-crds)" ] ||
+    fail "the Job or its rights are left after it"
+  ok "helm install: the Job applies the six definitions under restricted pod security, and it and its rights are gone after it"
+  kubectl delete crd dynamomodels.nvidia.com >/dev/null
+  release upgrade "${flags[@]}" >"$WORK/out" || fail "upgrade: $(cat "$WORK/out"; k logs job/busbar-crds || true)"
+  is 6 established || fail "an upgrade does not bring back a definition"
+  ok "helm upgrade: the Job brings back a definition that is gone"
+  helm uninstall busbar --namespace "$NAMESPACE" --wait >/dev/null
+  nothing_left
+  is 6 established || fail "an uninstall took definitions along"
+  ok "helm uninstall leaves the definitions"
 }
 
 OPERATOR=system:serviceaccount:busbar-system:busbar-operator
@@ -242,6 +267,7 @@ clusters() {
 
 starts
 lint
+definitions
 documented
 rendered
 refused
