@@ -15,9 +15,9 @@ need_nats >&2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# stand_in NAME PROGRAM PATH: REGISTRY/standins/NAME:1. A store of its own is used for the push, then only the registry has it.
+# stand_in NAME PROGRAM PATH: REGISTRY/standins/NAME:v1. A store of its own is used for the push, then only the registry has it.
 stand_in() {
-  local image=$BUSBAR_TEST_REGISTRY/standins/$1:1
+  local image=$BUSBAR_TEST_REGISTRY/standins/$1:v1
   python3 "$HERE/image.py" "$image" "$2=$3" "$work/$1.tar"
   {
     "$HERE/cluster.sh" enter "$STATE" ctr -n standins images import "$work/$1.tar"
@@ -28,5 +28,5 @@ stand_in() {
 
 stand_in nats "$NATS" /usr/local/bin/nats-server
 stand_in etcd "$ETCD" /usr/local/bin/etcd
-echo "--set nats.container.image.repository=$BUSBAR_TEST_REGISTRY/standins/nats,nats.container.image.tag=1"
-echo "--set etcd.image.repository=$BUSBAR_TEST_REGISTRY/standins/etcd,etcd.image.tag=1"
+echo "--set nats.container.image.repository=$BUSBAR_TEST_REGISTRY/standins/nats,nats.container.image.tag=v1"
+echo "--set etcd.image.repository=$BUSBAR_TEST_REGISTRY/standins/etcd,etcd.image.tag=v1"

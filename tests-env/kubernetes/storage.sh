@@ -14,14 +14,18 @@ STATE=$(realpath "$1") class=${2:-standard} count=${3:-16} size=${4:-20Gi}
 [ -e "$STATE/env" ] || { echo "error: no cluster is up in $STATE" >&2; echo "remedy: $HERE/cluster.sh up $STATE" >&2; exit 1; }
 . "$STATE/env"
 
-# A released volume has the data of a claim that is gone, and can be bound to no other.
-kubectl get persistentvolumes -l busbar.test/class="$class" -o jsonpath='{range .items[?(@.status.phase=="Released")]}{.metadata.name}{"\n"}{end}' |
-  while read -r name; do
-    kubectl delete persistentvolume "$name" >/dev/null
-    rm -rf "${STATE:?}/data/volumes/$name"
-  done
+# in_phase PHASE: names of the volumes of the class.
+in_phase() {
+  kubectl get persistentvolumes -l busbar.test/class="$class" \
+    -o jsonpath="{range .items[?(@.status.phase==\"$1\")]}{.metadata.name}{\"\\n\"}{end}"
+}
 
-free=$(kubectl get persistentvolumes -l busbar.test/class="$class" -o jsonpath='{range .items[?(@.status.phase=="Available")]}{.metadata.name}{"\n"}{end}' | wc -l)
+# A released volume has the data of a claim that is gone, and can be bound to no other.
+for name in $(in_phase Released); do
+  kubectl delete persistentvolume "$name" >/dev/null
+  rm -rf "${STATE:?}/data/volumes/$name"
+done
+free=$(in_phase Available | wc -l)
 {
   cat <<EOF
 apiVersion: storage.k8s.io/v1
@@ -55,4 +59,5 @@ spec:
 EOF
   done
 } | kubectl apply -f - >/dev/null
-echo "class $class has $free free volumes"
+kubectl wait --for=jsonpath='{.status.phase}' --timeout=60s persistentvolumes -l busbar.test/class="$class" >/dev/null
+echo "class $class has $(in_phase Available | wc -l) free volumes"

@@ -70,8 +70,8 @@ pub(crate) enum Command {
     /// Run one worker in this process (what `python3 -m dynamo.vllm` and `dynamo.mocker` mean in a manifest).
     #[command(after_help = "Flags that are not listed here go to `vllm serve` when the engine is vllm.")]
     Worker(Box<WorkerFlags>),
-    /// Print the CustomResourceDefinitions as YAML, for `kubectl apply --server-side -f -`. The operator that acts on them is
-    /// not there yet.
+    /// The CustomResourceDefinitions: print them as YAML, write them into a folder, or put them into a cluster.
+    #[command(after_help = CRDS_EXAMPLES)]
     Crds(CrdsFlags),
     /// Write the generated pages of docs/reference into a folder.
     #[command(hide = true)]
@@ -80,6 +80,11 @@ pub(crate) enum Command {
         folder: PathBuf,
     },
 }
+
+const CRDS_EXAMPLES: &str = "\
+Examples:
+  busbar crds --apply                               into the cluster of the current context
+  busbar crds | kubectl apply --server-side -f -    the same with kubectl";
 
 const UP_EXAMPLES: &str = "\
 Examples:
@@ -205,6 +210,15 @@ pub(crate) struct CrdsFlags {
     /// Write one file a kind into this folder instead.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) output_dir: Option<PathBuf>,
+    /// Put them into the cluster and wait until it serves them; safe to run again.
+    #[arg(long, conflicts_with = "output_dir")]
+    pub(crate) apply: bool,
+    /// Kubeconfig for --apply; as kubectl finds it when absent, and in a pod the pod's own.
+    #[arg(long, value_name = "FILE", requires = "apply")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig for --apply; the current one when absent.
+    #[arg(long, value_name = "NAME", requires = "apply")]
+    pub(crate) context: Option<String>,
 }
 
 /// Verbs of `model`.
@@ -214,6 +228,17 @@ pub(crate) enum ModelCommand {
     Fetch {
         /// hf:OWNER/NAME, FILE.gguf, a folder, or smollm2 (the default).
         model: Option<String>,
+        /// Bring it into this folder, which several machines may share: one of them writes at a time, the others wait.
+        /// Workers read it there, without writing, by BUSBAR_MODEL_CACHE=FOLDER and the model's name, or by --model FOLDER
+        /// where it is the only one.
+        #[arg(long, value_name = "FOLDER")]
+        into: Option<PathBuf>,
+        /// With --into: compare every byte with the folder's MANIFEST.json; without it sizes and times.
+        #[arg(long, requires = "into")]
+        verify: bool,
+        /// Engine that will run it: embedded takes a GGUF file, vllm safetensors, mock the tokenizer alone.
+        #[arg(long, value_enum, default_value = "embedded")]
+        engine: EngineChoice,
     },
 }
 

@@ -4,7 +4,7 @@
 //! hands it down as values, and prints what comes back; nothing imports it.
 //!
 //! The same binary answers to `python3 -m dynamo.frontend|vllm|mocker` and to `/bin/sh -c "…"` of those lines, so that
-//! a manifest's own command starts it. Start with [`cli`]; each verb has a file in [`commands`].
+//! a manifest's own command starts it; any other line of Python goes to the Python behind it in PATH. Start with [`cli`]; each verb has a file in [`commands`].
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the door is where the program speaks")]
 
@@ -15,6 +15,7 @@ mod flags;
 mod folders;
 mod logging;
 mod progress;
+mod python;
 mod report;
 mod shutdown;
 
@@ -48,8 +49,13 @@ fn run(argv: &[String]) -> Result<(), Failure> {
     let name = argv.first().map_or("", |program| program.rsplit('/').next().unwrap_or(program));
     // Under a manifest's own command line we are one of its processes, and the environment outranks its arguments.
     if matches!(name, "python3" | "python" | "sh" | "bash") {
-        let launch = argv::recognise(argv)
-            .map_err(|error| Failure::new("read the command line").cause(error.to_string()).remedy(argv::SHAPES))?;
+        let launch = argv::recognise(argv).map_err(|error| {
+            let failure = Failure::new("read the command line").cause(error.to_string()).remedy(argv::SHAPES);
+            match python::hand_over(argv) {
+                None => failure,
+                Some(error) => failure.cause(format!("and the Python behind this one does not start: {error}")),
+            }
+        })?;
         return match launch.module {
             Module::Frontend => commands::frontend::from_manifest(&launch.args),
             module => commands::worker::from_manifest(module, &launch.args),

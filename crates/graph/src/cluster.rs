@@ -21,6 +21,7 @@ mod check_v1alpha1;
 mod component_objects;
 mod components;
 mod container;
+mod drain;
 mod environment;
 mod graph_objects;
 mod hash;

@@ -38,7 +38,12 @@ pub(crate) fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Status(select) => status::run(&select, output),
         Command::Logs(flags) => logs::run(&flags),
         Command::Down(flags) => down::run(&flags, output),
-        Command::Model(ModelCommand::Fetch { model }) => model::fetch(model.as_deref(), output),
+        Command::Model(ModelCommand::Fetch { model, into: None, engine, .. }) => {
+            model::fetch(model.as_deref(), engine, output)
+        }
+        Command::Model(ModelCommand::Fetch { model, into: Some(folder), verify, engine }) => {
+            model::fill(model.as_deref(), &folder, verify, engine, output)
+        }
         Command::Image(ImageCommand::Push { reference, base, flags }) => image::push(&reference, base, &flags, output),
         Command::Image(ImageCommand::Save { file, name, flags }) => image::save(&file, name.as_deref(), &flags, output),
         Command::Keys(KeysCommand::Add { name, file }) => keys::add(&name, &file, output),

@@ -123,7 +123,11 @@ async fn serve_own(
 ) -> Result<(), Failure> {
     let nats = flags.nats()?;
     let progress = Arc::new(Mutex::new(Progress::new(false)));
-    let model = bring(flags.model.as_deref(), kind, &progress).await?;
+    // A fetch may last longer than whoever asks us to stop will wait.
+    let model = tokio::select! {
+        model = bring(flags.model.as_deref(), kind, &progress) => model?,
+        () = shutdown.first.cancelled() => return Ok(()),
+    };
     let mut workers = Vec::new();
     let count = if kind == EngineKind::Mock { flags.mock.num_workers } else { 1 };
     for index in 0..count {

@@ -108,7 +108,7 @@ async fn list(
     let params = if selector.is_empty() { ListParams::default() } else { ListParams::default().labels(selector) };
     match api.list_metadata(&params).await {
         Ok(listed) => Ok(listed.items.iter().map(place).collect()),
-        Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404 | 405) => Ok(Vec::new()),
+        Err(kube::Error::Api(status)) if matches!(status.code, 403..=405) => Ok(Vec::new()),
         Err(error) => Err(ClusterError::api(format!("list {}", kind.plural))(error)),
     }
 }

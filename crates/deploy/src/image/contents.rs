@@ -75,7 +75,7 @@ pub(super) fn pack(packing: Packing<'_>) -> Result<Contents, ImageError> {
     let no_elf = |source| ImageError::Elf { path: path.to_owned(), source };
     let bytes = std::fs::read(path).map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
     let elf = Elf::parse(&bytes).map_err(no_elf)?;
-    let architecture = architecture(elf.machine).ok_or_else(|| ImageError::Machine { machine: elf.machine })?;
+    let architecture = architecture(elf.machine).ok_or(ImageError::Machine { machine: elf.machine })?;
     let needed = libraries::of(&elf)?;
     // Without it the loader would take the base's C library, or find none at all.
     if needed.loader.is_some() && !elf.search.iter().any(|folder| folder == LIBRARY_FOLDER) {

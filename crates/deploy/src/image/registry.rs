@@ -227,7 +227,8 @@ fn unreachable(registry: String, error: &reqwest::Error) -> ImageError {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    let why = cause.to_string();
+    // A certificate lists the names that it is for, at any length.
+    let why: String = cause.to_string().chars().take(ANSWER_LEN_MAX).collect();
     // A TLS client that is answered in plain HTTP reads a record of a kind that there is not.
     let is_tls = ["certificate", "InvalidContentType", "corrupt message", "tls", "TLS"];
     if is_tls.iter().any(|word| why.contains(word)) {

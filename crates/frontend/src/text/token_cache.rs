@@ -133,12 +133,17 @@ impl TokenCache {
     }
 
     fn pieces<'t>(&self, cuts: &Cuts, parts: &[&'t str], salt: Option<&str>) -> Vec<Piece<'t>> {
-        let segments = parts.iter().flat_map(|part| cuts.segments(part, self.segment_bytes_min));
-        let piece = |segment: Segment<'t>| {
-            let key = segment.close.is_some().then(|| key_of(&segment, salt.unwrap_or_default()));
-            Piece { segment, key, found: None }
-        };
-        segments.map(piece).collect()
+        let mut pieces = Vec::new();
+        for (at, part) in parts.iter().enumerate() {
+            for segment in cuts.segments(part, self.segment_bytes_min) {
+                // Before another part, the end of a text is final too.
+                let ends = at + 1 < parts.len() && segment.text.len() >= self.segment_bytes_min;
+                let known = segment.close.is_some() || ends;
+                let key = known.then(|| key_of(&segment, salt.unwrap_or_default()));
+                pieces.push(Piece { segment, key, found: None });
+            }
+        }
+        pieces
     }
 
     fn look_up(&self, pieces: &mut [Piece<'_>]) {

@@ -247,8 +247,10 @@ fn check_framework(word: Option<&str>, found: &mut Vec<Finding>) {
 
 /// All workers of a graph run one engine, the one that the graph names.
 fn check_frameworks(graph: &DynamoGraphDeployment, found: &mut Vec<Finding>) {
-    check_framework(graph.spec.backend_framework.as_deref(), found);
-    let mut first = graph.spec.backend_framework.as_deref();
+    let said = graph.spec.backend_framework.as_deref();
+    check_framework(said, found);
+    // A word that is none of the engines has its finding; workers are then compared with each other.
+    let mut first = said.filter(|word| crds::BACKEND_FRAMEWORKS.contains(word));
     for (i, component) in graph.spec.components.iter().enumerate().filter(|(_, c)| super::is_worker(c)) {
         let Some(own) = framework_of_component(component) else { continue };
         if *first.get_or_insert(own) != own {

@@ -182,7 +182,7 @@ fn check_splits(container: &Container, path: &str, found: &mut Vec<Finding>) {
 }
 
 /// The words of a container's command line; those of a shell line one by one.
-fn words(container: &Container) -> Vec<String> {
+pub(super) fn words(container: &Container) -> Vec<String> {
     let line = command_line(container);
     line.iter()
         .flat_map(|word| match word.contains(char::is_whitespace) {
@@ -193,7 +193,7 @@ fn words(container: &Container) -> Vec<String> {
 }
 
 /// The last value that one of `flags` is given, as `--flag VALUE` or `--flag=VALUE`.
-fn value_of<'a>(words: &'a [String], flags: &[&'static str]) -> Option<(&'static str, &'a str)> {
+pub(super) fn value_of<'a>(words: &'a [String], flags: &[&'static str]) -> Option<(&'static str, &'a str)> {
     let given = |i: usize, flag: &str| match words[i].strip_prefix(flag)? {
         "" => words.get(i + 1).map(String::as_str),
         rest => rest.strip_prefix('='),

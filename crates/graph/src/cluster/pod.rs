@@ -4,7 +4,7 @@ use super::components::merged_env;
 use super::container::equip;
 use super::environment::{Place, in_order, injected, literal};
 use super::names::service_account_name;
-use super::{DiscoveryBackend, Settings, labels, registry_host};
+use super::{DiscoveryBackend, Settings, drain, labels, registry_host};
 use crate::component::ComponentKind;
 use crds::v1beta1::{ComponentSpec, DynamoComponentDeployment};
 use k8s_openapi::api::core::v1::{
@@ -16,10 +16,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Time that a pod has to finish its streams after SIGTERM, when its template gives none.
-const GRACE_SECONDS: i64 = 60;
-/// The endpoint picker's, which lets its streams end.
-const EPP_GRACE_SECONDS: i64 = 130;
 /// Group of mounted volumes; Dynamo's images and ours run as user and group 1000.
 const FS_GROUP: i64 = 1000;
 /// Name of the volume at [`SHARED_MEMORY_PATH`].
@@ -64,13 +60,13 @@ pub(super) fn template(
     let spec = &component.spec.component;
     add_shared_memory(&mut pod, spec);
     add_compilation_cache(&mut pod, component);
-    equip_containers(&mut pod, spec, place, settings);
+    let grace = drain::grace_seconds(main_of(&pod), place.kind);
+    let grace = *pod.termination_grace_period_seconds.get_or_insert(grace);
+    equip_containers(&mut pod, spec, place, &Told { settings, grace });
     map_images(&mut pod, settings);
     if is_discovered {
         add_pull_secrets(&mut pod, settings);
     }
-    let grace = if place.kind == Some(ComponentKind::Epp) { EPP_GRACE_SECONDS } else { GRACE_SECONDS };
-    pod.termination_grace_period_seconds.get_or_insert(grace);
     pod.restart_policy.get_or_insert_with(|| "Always".to_owned());
     if place.discovery == DiscoveryBackend::Kubernetes && pod.service_account_name.is_none() {
         pod.service_account_name = Some(service_account_name(place.graph));
@@ -110,8 +106,15 @@ fn pod_metadata(component: &DynamoComponentDeployment, given: ObjectMeta, told_b
     }
 }
 
+/// What processes are told beyond their place.
+struct Told<'a> {
+    settings: &'a Settings,
+    /// The pod's grace period, in seconds.
+    grace: i64,
+}
+
 /// The container that runs Dynamo gets what its kind needs, a sidecar that is a frontend what a frontend needs.
-fn equip_containers(pod: &mut PodSpec, spec: &ComponentSpec, place: &Place<'_>, settings: &Settings) {
+fn equip_containers(pod: &mut PodSpec, spec: &ComponentSpec, place: &Place<'_>, told: &Told<'_>) {
     let runtime = spec.dynamo_sidecar.as_deref().unwrap_or(crds::MAIN_CONTAINER);
     let init = pod.init_containers.iter_mut().flatten();
     for container in init.chain(&mut pod.containers) {
@@ -123,7 +126,8 @@ fn equip_containers(pod: &mut PodSpec, spec: &ComponentSpec, place: &Place<'_>, 
             continue;
         };
         equip(container, kind);
-        let under = injected(place, kind, &container.name, settings);
+        let mut under = injected(place, kind, &container.name, told.settings);
+        under.extend(drain::told(container, kind, told.grace));
         container.env = Some(in_order(merged_env(&under, container.env.as_deref().unwrap_or_default())));
     }
 }

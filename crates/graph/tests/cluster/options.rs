@@ -284,6 +284,9 @@ fn a_component_of_no_graph_brings_its_own_rights() {
     component.metadata.name = Some("alone".to_owned());
     let objects = component_objects(&component, &settings());
     assert_eq!(names(&objects, "ServiceAccount"), ["alone-k8s-service-discovery"]);
+    for object in &objects {
+        assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/managed-by"], "busbar-operator", "{object}");
+    }
     let main = main_container(find(&objects, "Deployment", "alone"));
     assert_eq!(env(main, "DYN_NAMESPACE"), Some("serving-alone"));
 }
@@ -309,4 +312,34 @@ fn what_is_accepted_and_not_done_is_said() {
     let grove = said(&grove);
     assert!(grove.contains("no Grove objects"), "{grove}");
     assert!(grove.contains("spec.components[1].experimental.checkpoint: accepted, and has no effect"), "{grove}");
+}
+
+#[test]
+fn grace_period_and_drain_follow_from_each_other() {
+    // env of the worker, its arguments, its grace period: the pod's grace period, and what the worker is told.
+    let check = |env_value: Option<&str>, args: &[&str], grace: Option<u64>, expected: (u64, Option<&str>)| {
+        const DRAIN: &str = "DYN_WORKER_GRACEFUL_SHUTDOWN_TIMEOUT";
+        let mut manifest = manifest("agg", "v1beta1");
+        let pod = &mut manifest["spec"]["components"][1]["podTemplate"]["spec"];
+        if let Some(grace) = grace {
+            pod["terminationGracePeriodSeconds"] = json!(grace);
+        }
+        pod["containers"][0]["args"].as_array_mut().unwrap().extend(args.iter().map(|arg| json!(arg)));
+        if let Some(value) = env_value {
+            pod["containers"][0]["env"] = json!([{"name": DRAIN, "value": value}]);
+        }
+        let deployment = deployment_of(&manifest, "worker", &settings());
+        let pod = &deployment["spec"]["template"]["spec"];
+        let told = env(main_container(&deployment), DRAIN);
+        assert_eq!((pod["terminationGracePeriodSeconds"].as_u64().unwrap(), told), expected);
+    };
+    check(None, &[], None, (60, Some("50")));
+    check(None, &[], Some(900), (900, Some("890")));
+    check(Some("300"), &[], None, (310, Some("300")));
+    check(Some("5"), &[], None, (60, Some("5")));
+    check(None, &["--drain-timeout-secs=120"], None, (130, None));
+    check(Some("300"), &[], Some(30), (30, Some("300")));
+    check(Some("forever"), &[], None, (60, Some("forever")));
+    let frontend = deployment_of(&manifest("agg", "v1beta1"), "Frontend", &settings());
+    assert_eq!(env(main_container(&frontend), "DYN_HTTP_GRACEFUL_SHUTDOWN_TIMEOUT_SECS"), Some("50"));
 }

@@ -14,11 +14,11 @@ fn findings(change: impl FnOnce(&mut Value)) -> Vec<Finding> {
 
 /// Exactly one finding, at `path`, whose problem and remedy hold the given words.
 fn check(change: impl FnOnce(&mut Value), path: &str, problem: &str, remedy: &str) {
-    one(findings(change), path, problem, remedy);
+    one(&findings(change), path, problem, remedy);
 }
 
-fn one(found: Vec<Finding>, path: &str, problem: &str, remedy: &str) {
-    let [only] = found.as_slice() else { panic!("wanted one finding at {path}, got {found:#?}") };
+fn one(found: &[Finding], path: &str, problem: &str, remedy: &str) {
+    let [only] = found else { panic!("wanted one finding at {path}, got {found:#?}") };
     assert_eq!(only.path, path, "{only}");
     assert!(only.problem.contains(problem), "wanted `{problem}` in: {only}");
     assert!(only.remedy.contains(remedy), "wanted `{remedy}` in: {only}");
@@ -253,7 +253,7 @@ fn fields_of_v1alpha1_and_paths_as_its_user_wrote_them() {
     let check = |change: &dyn Fn(&mut Value), path: &str, problem: &str, remedy: &str| {
         let mut manifest = manifest("agg", "v1alpha1");
         change(&mut manifest["spec"]);
-        one(read(&manifest).err().unwrap_or_default(), path, problem, remedy);
+        one(&read(&manifest).err().unwrap_or_default(), path, problem, remedy);
     };
     let service = |field: &str| format!("spec.services.worker{field}");
     check(&|s| s["services"]["worker"]["replica"] = json!(1), &service(".replica"), "not known", "correct");
@@ -366,5 +366,5 @@ fn components_of_a_good_graph_are_good_and_a_bad_one_is_found_alone() {
         assert_eq!(check_component(component), []);
     }
     all[0].spec.component.replicas = Some(-1);
-    one(check_component(&all[0]), "spec.replicas", "-1", "0 to");
+    one(&check_component(&all[0]), "spec.replicas", "-1", "0 to");
 }

@@ -16,7 +16,7 @@ const MAPS: [(&str, &str); 4] = [
     ("event_sources", "event_sources"),
 ];
 
-/// Writes records. All four maps are always there: a stock reader needs each.
+/// Writes records. All four maps are always there, as in what a stock worker writes.
 pub(super) fn write<'a>(records: impl Iterator<Item = (&'a RecordKey, &'a Value)>) -> Value {
     let mut data: Map<String, Value> =
         MAPS.iter().map(|(map, _)| ((*map).to_owned(), Value::Object(Map::new()))).collect();
@@ -29,7 +29,8 @@ pub(super) fn write<'a>(records: impl Iterator<Item = (&'a RecordKey, &'a Value)
     Value::Object(data)
 }
 
-/// The records of `data` as they lie there, under the keys that they were given. What is no map has none.
+/// The records of `data` as they lie there, under the keys that they were given. What is no map has none: an API server
+/// makes a map `null` when its last record goes by server-side apply, and stock readers take that for empty too.
 pub(super) fn raw(data: &Value) -> BTreeMap<RecordKey, &Value> {
     let maps = MAPS.iter().filter_map(|(map, bucket)| Some((*bucket, data.get(map)?.as_object()?)));
     maps.flat_map(|(bucket, records)| {
@@ -53,12 +54,6 @@ pub(super) fn record(bucket: &str, value: &Value) -> Result<(RecordKey, Record),
     }
 }
 
-/// Whether a map is `null`. An API server makes it so when its last record goes by server-side apply; a stock reader then
-/// takes the whole object for malformed and goes on with what it had.
-pub(super) fn has_null(data: &Value) -> bool {
-    MAPS.iter().any(|(map, _)| data.get(map).is_none_or(Value::is_null))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::super::stage::endpoint;
@@ -77,7 +72,6 @@ mod tests {
         let read = raw(&data);
         assert_eq!(read.keys().collect::<Vec<_>>(), [&key]);
         assert_eq!(record("instances", read[&key]).unwrap(), (key, record_written));
-        assert!(!has_null(&data));
     }
 
     #[test]
@@ -86,7 +80,6 @@ mod tests {
             [json!(null), json!({}), json!({"endpoints": null}), json!({"endpoints": [1]}), json!({"x": {"a": 1}})]
         {
             assert!(raw(&data).is_empty(), "{data}");
-            assert!(has_null(&data), "{data}");
         }
     }
 

@@ -76,8 +76,6 @@ pub(super) struct Registrar {
     written: Option<(String, i64)>,
     /// Records of another field manager lie in the same object.
     shared: bool,
-    /// A map of the object was `null` when we had written it.
-    had_null: bool,
     refused: BTreeMap<RecordKey, KubernetesError>,
     /// The last act succeeded.
     reachable: bool,
@@ -97,7 +95,6 @@ impl Registrar {
             there: if stale { There::Unknown } else { There::Nothing },
             written: None,
             shared: false,
-            had_null: false,
             refused: BTreeMap::new(),
             reachable: true,
             closing: false,
@@ -243,14 +240,10 @@ impl Registrar {
         for wanted in self.wanted.values_mut().filter(|wanted| wanted.since <= version) {
             wanted.told = true;
         }
-        // Once more writes `{}` where the server made it `null`; twice would be a server that always does.
-        let has_null = data::has_null(&object.data);
-        let again = has_null && !self.had_null;
-        self.had_null = has_null;
-        self.there = match (again, self.wanted.is_empty(), self.shared) {
-            (true, _, _) | (_, true, false) => There::Unknown,
-            (_, true, true) => There::Nothing,
-            (_, false, _) => There::Version(version),
+        self.there = match (self.wanted.is_empty(), self.shared) {
+            (true, false) => There::Unknown,
+            (true, true) => There::Nothing,
+            (false, _) => There::Version(version),
         };
     }
 
@@ -367,24 +360,6 @@ mod tests {
         assert_eq!(applied(&act), &data_of(&[]), "only what is ours goes");
         registrar.done(&act, Ok(Some(&object(10, data_of(&[7])))));
         assert_eq!(registrar.next(now), Act::End);
-    }
-
-    #[test]
-    fn a_map_that_the_server_made_null_is_written_once_more() {
-        let (mut registrar, now) = settled(&[1, 2]);
-        registrar.unwant(&record(2).0);
-        let with_null = || {
-            let mut data = data_of(&[1]);
-            data["mdc"] = json!(null);
-            data["model_cards"] = json!(null);
-            object(5, data)
-        };
-        let first = registrar.next(now);
-        registrar.done(&first, Ok(Some(&with_null())));
-        let second = registrar.next(now);
-        assert_eq!(first, second);
-        registrar.done(&second, Ok(Some(&with_null())));
-        assert_eq!(registrar.next(now), Act::Wait(None), "not for ever");
     }
 
     #[test]

@@ -10,7 +10,6 @@ use super::mirror::GRACE;
 use super::{KubernetesStore, data};
 use crate::world::World;
 use protocol::discovery::Record;
-use serde_json::Value;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -151,18 +150,21 @@ async fn leaving_removes_the_object() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_map_is_left_null() {
+async fn a_map_that_the_server_made_null_is_empty_and_what_is_left_is_served() {
     let cluster = MemoryCluster::start();
-    let one = worker(&cluster, 1).await;
+    let (one, _two, frontend) = fleet(&cluster).await;
     let channel: Record = serde_json::from_value(serde_json::json!({
         "type": "EventChannel", "topic": "t", "instance_id": 5, "scope": {"kind": "namespace", "namespace": "d"},
         "transport": {"kind": "Zmq", "config": {"endpoint": "tcp://127.0.0.1:1"}}
     }))
     .unwrap();
     one.register(&channel).await.unwrap();
+    until("three records", || frontend.snapshot().len() == 3).await;
     one.withdraw(&RecordKey::of(&channel)).await.unwrap();
-    let data = cluster.object("w1").unwrap().data;
-    assert_eq!(data["event_channels"], Value::Object(serde_json::Map::new()), "{data}");
+    assert!(cluster.object("w1").unwrap().data["event_channels"].is_null(), "as a real API server does");
+    until("two records", || frontend.snapshot().len() == 2).await;
+    assert_eq!(served(&frontend), [1, 2]);
+    assert_eq!(one.health().leases_lost, 0);
 }
 
 #[tokio::test(start_paused = true)]
