@@ -11,6 +11,7 @@ pub use drift::differences;
 pub use gate::{Gate, Stopped};
 
 use crate::kinds::{self, APPLIED_HASH, Kind};
+use crate::metrics::Metrics;
 use graph::cluster::labels::MANAGER;
 use kube::Client;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
@@ -18,6 +19,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Objects whose last write is remembered. A cluster of 1,000 graphs has some 20,000; an entry has about 200 bytes.
 const REMEMBERED_MAX: usize = 100_000;
@@ -87,13 +89,14 @@ struct Remembered {
 pub struct Writes {
     client: Client,
     gate: Gate,
+    metrics: Arc<Metrics>,
     remembered: Mutex<HashMap<String, Remembered>>,
 }
 
 impl Writes {
     /// Writes through `client` for as long as `gate` is open.
-    pub fn new(client: Client, gate: Gate) -> Self {
-        Self { client, gate, remembered: Mutex::default() }
+    pub fn new(client: Client, gate: Gate, metrics: Arc<Metrics>) -> Self {
+        Self { client, gate, metrics, remembered: Mutex::default() }
     }
 
     /// The client, for reading.
@@ -181,6 +184,7 @@ impl Writes {
         let preconditions = Preconditions { uid: live.metadata.uid.clone(), resource_version: None };
         let params = DeleteParams::background().preconditions(preconditions);
         self.gate.pass()?;
+        self.metrics.wrote("delete");
         let api = kind.api(&self.client, Some(kinds::k8s_namespace(live)));
         match api.delete(kinds::name(live), &params).await {
             Ok(_) => {}
@@ -199,6 +203,7 @@ impl Writes {
         is_status: bool,
     ) -> Result<DynamicObject, WriteError> {
         self.gate.pass()?;
+        self.metrics.wrote(if is_status { "status" } else { "apply" });
         let metadata = &intent["metadata"];
         let api = kind.api(&self.client, metadata["namespace"].as_str());
         let name = metadata["name"].as_str().unwrap_or_default();

@@ -11,7 +11,7 @@ const KEY: &str = ".dockerconfigjson";
 
 /// Names of the Secrets by the registry hosts that they log in to, in the order of the names. A Secret that cannot be
 /// read is none. Nothing of a login itself is kept.
-pub fn by_host(secrets: &[Arc<Secret>]) -> BTreeMap<String, Vec<String>> {
+pub(crate) fn by_host(secrets: &[Arc<Secret>]) -> BTreeMap<String, Vec<String>> {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for secret in secrets {
         let Some(name) = &secret.metadata.name else { continue };
@@ -61,7 +61,10 @@ mod tests {
         let found = by_host(&secrets);
         let names = |host: &str| found.get(host).cloned().unwrap_or_default();
         assert_eq!(names("docker.io"), ["a-hub", "z-hub"]);
-        assert_eq!((names("nvcr.io"), names("localhost:5000"), names("ghcr.io")), (vec!["nvidia".into()], vec!["nvidia".into()], vec!["nvidia".to_owned()]));
+        assert_eq!(
+            (names("nvcr.io"), names("localhost:5000"), names("ghcr.io")),
+            (vec!["nvidia".into()], vec!["nvidia".into()], vec!["nvidia".to_owned()])
+        );
         assert_eq!(found.len(), 4);
     }
 }

@@ -1,8 +1,8 @@
 //! The two control loops: graphs and components.
 
-mod component;
+mod components;
 mod generations;
-mod graph;
+mod graphs;
 mod queue;
 mod report;
 
@@ -12,6 +12,7 @@ use crate::apply::{WriteError, Writes};
 use crate::cache::Cache;
 use crate::events::Events;
 use crate::metrics::Metrics;
+use crate::revision::Revisions;
 use graph::cluster::Settings;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::DynamicObject;
@@ -38,6 +39,8 @@ pub struct Context {
     pub events: Events,
     /// For monitoring.
     pub metrics: Arc<Metrics>,
+    /// Which specs are kept.
+    pub revisions: Revisions,
 }
 
 /// A reconcile did not come to its end. It is tried again.
@@ -53,6 +56,12 @@ impl ReconcileError {
     fn is_expected(&self) -> bool {
         let Self::Write(error) = self;
         error.is_conflict() || matches!(error, WriteError::Stopped(_))
+    }
+
+    /// Seconds after which the API server asks to try again; 0 when it does not ask.
+    fn retry_after_seconds(&self) -> u32 {
+        let Self::Write(error) = self;
+        error.retry_after_seconds()
     }
 }
 

@@ -15,7 +15,7 @@ pub struct Seen {
 }
 
 /// What each component is to be told, and the status.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Restarting {
     /// Value of `nvidia.com/restartAt` by component; none leaves it out.
     pub tell: BTreeMap<String, Option<String>>,
@@ -90,9 +90,11 @@ mod tests {
 
     fn check(asked: &Restart, of: &[(&str, &str, bool)], updating: bool, told: &[&str], phase: &str) {
         let seen = |(told, is_ready): (&str, bool)| Seen { told: Some(told.to_owned()), is_ready, is_new: false };
-        let seen: BTreeMap<_, _> = of.iter().map(|(name, told, ready)| ((*name).to_owned(), seen((told, *ready)))).collect();
+        let seen: BTreeMap<_, _> =
+            of.iter().map(|(name, told, ready)| ((*name).to_owned(), seen((told, *ready)))).collect();
         let decided = restart(Some(asked), &seen, updating, None);
-        let with_two: Vec<_> = decided.tell.iter().filter(|(_, id)| id.as_deref() == Some("2")).map(|(name, _)| name.as_str()).collect();
+        let with_two: Vec<_> =
+            decided.tell.iter().filter(|(_, id)| id.as_deref() == Some("2")).map(|(name, _)| name.as_str()).collect();
         assert_eq!((with_two.as_slice(), decided.status.unwrap().phase.as_deref()), (told, Some(phase)), "{of:?}");
     }
 

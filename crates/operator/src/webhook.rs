@@ -16,7 +16,7 @@ pub mod validate;
 mod watching;
 
 use crate::certificate::store::StoreError;
-use crate::certificate::{Serving, store};
+use crate::certificate::{Material, Serving, store};
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
@@ -121,8 +121,9 @@ enum KeepError {
 impl Keeper {
     async fn run(self, stop: CancellationToken) {
         let mut changes = watching::changes(&self.client, &self.config);
+        let mut known = None;
         loop {
-            let pause = match self.round().await {
+            let pause = match self.round(&mut known).await {
                 Ok(()) => {
                     self.ready.send_replace(true);
                     LOOK_EVERY
@@ -143,16 +144,17 @@ impl Keeper {
 
     /// Certificate, then registration. A new authority is trusted before anything that it signed is shown; only the
     /// first certificate is shown at once, because nothing is served without one.
-    async fn round(&self) -> Result<(), KeepError> {
+    async fn round(&self, known: &mut Option<Material>) -> Result<(), KeepError> {
         self.learn_own_name().await;
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.config.k8s_namespace);
         let names = self.target.names();
-        let material = store::ensure(&secrets, &self.config.secret, &names, SystemTime::now()).await?;
+        let material = store::ensure(&secrets, &self.config.secret, &names, known.as_ref(), SystemTime::now()).await?;
         if !self.serving.is_set() {
             self.serving.set(&material);
         }
         registration::ensure(&self.client, &self.config, &self.target, &material.bundle).await?;
         self.serving.set(&material);
+        *known = Some(material);
         Ok(())
     }
 

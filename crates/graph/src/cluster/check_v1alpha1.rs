@@ -68,7 +68,8 @@ fn check_mounts(service: &ServiceSpec, claims: &[Pvc], path: &str, found: &mut V
 }
 
 fn check_service(service: &ServiceSpec, path: &str, found: &mut Vec<Finding>) {
-    if let Some(ingress) = service.ingress.as_ref().filter(|ingress| ingress.enabled == Some(true))
+    if let Some(ingress) = &service.ingress
+        && ingress.enabled == Some(true)
         && ingress.host.as_deref().unwrap_or_default().is_empty()
     {
         let path = format!("{path}.ingress.host");

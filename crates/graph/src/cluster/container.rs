@@ -124,15 +124,15 @@ fn get(path: &str, port: &str, schedule: Schedule) -> Option<Probe> {
         port: IntOrString::String(port.to_owned()),
         ..HTTPGetAction::default()
     };
-    Some(Probe { http_get: Some(action), ..timed(&schedule) })
+    Some(Probe { http_get: Some(action), ..timed(schedule) })
 }
 
 fn grpc(schedule: Schedule) -> Option<Probe> {
     let action = GRPCAction { port: EPP_HEALTH_PORT, service: Some(EPP_HEALTH_SERVICE.to_owned()) };
-    Some(Probe { grpc: Some(action), ..timed(&schedule) })
+    Some(Probe { grpc: Some(action), ..timed(schedule) })
 }
 
-fn timed(schedule: &Schedule) -> Probe {
+fn timed(schedule: Schedule) -> Probe {
     Probe {
         failure_threshold: Some(schedule.failures),
         initial_delay_seconds: schedule.delay,

@@ -94,7 +94,8 @@ mod tests {
 
     #[test]
     fn what_only_others_own_is_no_difference() {
-        let live = json!({"spec": {"replicas": 2, "extra": true, "c": [{"name": "side"}, {"name": "main", "image": "a"}]}});
+        let live =
+            json!({"spec": {"replicas": 2, "extra": true, "c": [{"name": "side"}, {"name": "main", "image": "a"}]}});
         check(&live, &json!({"spec": {"replicas": 2, "c": [{"name": "main", "image": "a"}]}}), &[]);
         check(
             &live,

@@ -41,7 +41,8 @@ pub enum StoreError {
     Contended(String),
 }
 
-/// The Secret's content, made or renewed where it has to be.
+/// The Secret's content, made or renewed where it has to be. A Secret that someone deleted gets back what was `known` of
+/// it: another authority would cut off every replica until it hears of that.
 ///
 /// # Errors
 /// [`StoreError`]; what is in the Secret is whole in any case.
@@ -49,28 +50,31 @@ pub async fn ensure(
     secrets: &Api<Secret>,
     name: &str,
     names: &[String],
+    known: Option<&Material>,
     now: SystemTime,
 ) -> Result<Material, StoreError> {
     let refused = |source| StoreError::Api { name: name.to_owned(), source: Box::new(source) };
     for _ in 0..ATTEMPTS_MAX {
         let found = secrets.get_opt(name).await.map_err(refused)?;
-        let material = found.as_ref().and_then(read);
-        let Some(renewed) = renew(material.as_ref(), names, now)? else {
-            if let Some(material) = material {
-                return Ok(material);
-            }
-            continue;
+        let is_there = found.is_some();
+        let material = if is_there { found.as_ref().and_then(read) } else { known.cloned() };
+        let wanted = match (renew(material.as_ref(), names, now)?, material) {
+            (None, Some(material)) if is_there => return Ok(material),
+            (Some(renewed), _) => renewed,
+            (None, Some(known)) => known,
+            // Nothing is never good enough.
+            (None, None) => continue,
         };
-        let wanted = write(found, name, &renewed);
+        let secret = write(found, name, &wanted);
         let parameters = PostParams { field_manager: Some(labels::MANAGER.to_owned()), ..PostParams::default() };
-        let written = match wanted.metadata.resource_version {
-            Some(_) => secrets.replace(name, &parameters, &wanted).await,
-            None => secrets.create(&parameters, &wanted).await,
+        let written = match secret.metadata.resource_version {
+            Some(_) => secrets.replace(name, &parameters, &secret).await,
+            None => secrets.create(&parameters, &secret).await,
         };
         match written {
             Ok(_) => {
-                tracing::info!(secret = name, "the webhooks' certificate was made");
-                return Ok(renewed);
+                tracing::info!(secret = name, "the webhooks' certificate was written");
+                return Ok(wanted);
             }
             // 409: another replica was first. 404: it was deleted meanwhile.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => tokio::time::sleep(PAUSE).await,
@@ -91,13 +95,13 @@ fn read(secret: &Secret) -> Option<Material> {
 }
 
 fn write(found: Option<Secret>, name: &str, material: &Material) -> Secret {
+    // The label is of one that the operator makes itself: the chart's bears Helm's, which refuses an upgrade over another's.
+    let label = || BTreeMap::from([(labels::MANAGED_BY.to_owned(), labels::MANAGER.to_owned())]);
     let mut secret = found.unwrap_or_else(|| Secret {
-        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+        metadata: ObjectMeta { name: Some(name.to_owned()), labels: Some(label()), ..ObjectMeta::default() },
         type_: Some("Opaque".to_owned()),
         ..Secret::default()
     });
-    let labels = secret.metadata.labels.get_or_insert_default();
-    labels.insert(labels::MANAGED_BY.to_owned(), labels::MANAGER.to_owned());
     let parts = [
         (BUNDLE, &material.bundle),
         (AUTHORITY_KEY, &material.authority_key),

@@ -62,7 +62,8 @@ pub(super) fn restart_seen(component: Option<&DynamicObject>, deployment: Option
     let wanted = component.data["spec"]["replicas"].as_i64().unwrap_or(1);
     let is_ready = deployment.is_some_and(|deployment| {
         let value = kinds::value(deployment);
-        let on_pods = value["spec"]["template"]["metadata"]["annotations"][labels::RESTART_AT].as_str().map(str::to_owned);
+        let on_pods =
+            value["spec"]["template"]["metadata"]["annotations"][labels::RESTART_AT].as_str().map(str::to_owned);
         let held = Held::of(&value);
         let count = |field: &str| value["status"][field].as_i64().unwrap_or_default();
         on_pods == told

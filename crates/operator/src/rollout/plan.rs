@@ -181,7 +181,12 @@ mod tests {
         }
     }
 
-    fn check(request: &Request, of: &[(&str, &str, Observed)], replicas: &[(&str, &str, u32)], phase: &Phase) -> Decision {
+    fn check(
+        request: &Request,
+        of: &[(&str, &str, Observed)],
+        replicas: &[(&str, &str, u32)],
+        phase: &Phase,
+    ) -> Decision {
         let decision = plan(request, &seen(of));
         let expected: BTreeMap<_, _> =
             replicas.iter().map(|(hash, name, n)| (((*hash).to_owned(), (*name).to_owned()), *n)).collect();

@@ -30,7 +30,8 @@ impl Held {
     pub fn of(deployment: &Value) -> Self {
         let status = &deployment["status"];
         let generation = |value: &Value| value.as_i64().unwrap_or_default();
-        let is_observed = generation(&status["observedGeneration"]) >= generation(&deployment["metadata"]["generation"]);
+        let is_observed =
+            generation(&status["observedGeneration"]) >= generation(&deployment["metadata"]["generation"]);
         let find = |about: &str| {
             let all = status["conditions"].as_array().into_iter().flatten();
             all.into_iter().find(|condition| condition["type"] == about)
@@ -84,7 +85,12 @@ pub struct Facts {
 }
 
 /// The status; `before` gives conditions their times.
-pub fn status(facts: &Facts, before: Option<&DeploymentStatus>, generation: Option<i64>, now: &Time) -> DeploymentStatus {
+pub fn status(
+    facts: &Facts,
+    before: Option<&DeploymentStatus>,
+    generation: Option<i64>,
+    now: &Time,
+) -> DeploymentStatus {
     let held = facts.held.clone().unwrap_or_default();
     let (reason, message) = why(facts, &held);
     let is_ready = reason == READY_REASON;
@@ -136,7 +142,8 @@ fn why(facts: &Facts, held: &Held) -> (&'static str, String) {
     if let Some(why) = &facts.not_run {
         return (FAILED_REASON, why.clone());
     }
-    let is_updated = facts.held.is_some() && held.is_observed && held.updated >= facts.wanted && facts.pods <= facts.wanted;
+    let is_updated =
+        facts.held.is_some() && held.is_observed && held.updated >= facts.wanted && facts.pods <= facts.wanted;
     // That the time is over says less than what a pod says.
     let of_deployment = held.trouble.iter().filter(|t| t.cause != Cause::Deadline || facts.troubles.is_empty());
     let worst = facts.troubles.iter().chain(of_deployment).min_by_key(|trouble| trouble.cause);
@@ -144,7 +151,10 @@ fn why(facts: &Facts, held: &Held) -> (&'static str, String) {
         return (READY_REASON, format!("all {} pods are ready", facts.wanted));
     }
     let Some(worst) = worst else {
-        let counts = format!("{} of {} pods are ready, {} are of the latest template", facts.available, facts.wanted, held.updated);
+        let counts = format!(
+            "{} of {} pods are ready, {} are of the latest template",
+            facts.available, facts.wanted, held.updated
+        );
         let reason = if facts.ready >= facts.wanted { UPDATING_REASON } else { Cause::NotReady.reason() };
         return (reason, counts);
     };
@@ -152,7 +162,10 @@ fn why(facts: &Facts, held: &Held) -> (&'static str, String) {
     // Whoever decides about the update must see that its time is over; whoever reads must see why.
     let cause = if facts.is_late && !worst.cause.is_final() { Cause::Deadline } else { worst.cause };
     let late = if cause == Cause::Deadline { "no progress within the deadline: " } else { "" };
-    (cause.reason(), format!("{} of {} pods are ready; {late}{same} of them: {}", facts.available, facts.wanted, worst.message))
+    (
+        cause.reason(),
+        format!("{} of {} pods are ready; {late}{same} of them: {}", facts.available, facts.wanted, worst.message),
+    )
 }
 
 #[cfg(test)]
@@ -190,7 +203,8 @@ mod tests {
         check(Facts { pods: 3, ..all.clone() }, false, "updating", true);
         check(Facts { available: 1, ..all.clone() }, false, "updating", true);
         check(Facts { available: 0, ready: 0, ..all.clone() }, false, "pods_not_ready", false);
-        let lacks = Facts { available: 1, ready: 1, troubles: vec![trouble(Cause::InsufficientCapacity)], ..all.clone() };
+        let lacks =
+            Facts { available: 1, ready: 1, troubles: vec![trouble(Cause::InsufficientCapacity)], ..all.clone() };
         let message = check(lacks.clone(), false, "insufficient_capacity", true);
         assert_eq!(message, "1 of 2 pods are ready; 1 of them: why; what to do");
         let message = check(Facts { is_late: true, ..lacks.clone() }, false, "progress_deadline_exceeded", true);

@@ -63,7 +63,8 @@ mod tests {
     #[test]
     fn the_order_is_one_and_conditions_of_others_stay() {
         let now = time("2026-01-01T00:00:00Z");
-        let theirs = Condition { type_: "Theirs".to_owned(), ..said(&[], vec![ready(true, "")], None, &now)[0].clone() };
+        let theirs =
+            Condition { type_: "Theirs".to_owned(), ..said(&[], vec![ready(true, "")], None, &now)[0].clone() };
         let available = Said { about: AVAILABLE, ..ready(true, "") };
         let all = said(&[theirs], vec![ready(true, ""), available], None, &now);
         assert_eq!(all.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(), ["Available", "Ready", "Theirs"]);

@@ -111,7 +111,11 @@ fn ready(facts: &Facts) -> Said {
     match &facts.update {
         Update::RolledBack(why) => {
             let remedy = "the last generation that was ready serves; change the workers to try again";
-            return said(false, ROLLED_BACK_REASON, format!("the update of the workers was rolled back: {why}; {remedy}"));
+            return said(
+                false,
+                ROLLED_BACK_REASON,
+                format!("the update of the workers was rolled back: {why}; {remedy}"),
+            );
         }
         Update::Rolling(done) => {
             let mut message = format!("the workers are being updated; done: {}", join(done));
@@ -201,7 +205,10 @@ mod tests {
         let status = status(Facts { components, update, restart: None }, None, Some(1), &now());
         let conditions = status.conditions.unwrap();
         let found = conditions.iter().find(|c| c.type_ == READY).unwrap();
-        assert_eq!((status.state.as_deref(), found.status.as_str(), found.reason.as_str()), (Some(state), ready, reason));
+        assert_eq!(
+            (status.state.as_deref(), found.status.as_str(), found.reason.as_str()),
+            (Some(state), ready, reason)
+        );
         found.message.clone()
     }
 
@@ -236,7 +243,8 @@ mod tests {
 
     #[test]
     fn a_refused_graph_keeps_what_is_known_of_its_pods() {
-        let one = status(Facts { components: vec![component("w", READY_REASON)], ..Facts::default() }, None, None, &now());
+        let one =
+            status(Facts { components: vec![component("w", READY_REASON)], ..Facts::default() }, None, None, &now());
         let findings = [Finding::new("spec.components[0].replicas", "is -1", "give 0 or more")];
         let two = failed(refused(&findings), Some(&one), Some(2), &now());
         assert_eq!((two.state.as_deref(), two.components), (Some("failed"), one.components));

@@ -16,7 +16,10 @@ pub(super) fn unscheduled(pod: &Pod, scheduler: &str, around: &Around<'_>) -> Tr
     let claims = claims(pod).join("`, `");
     let volume = |remedy: String| Trouble { cause: Cause::Volume, message: format!("{scheduler}; {remedy}") };
     if lower.contains("persistentvolumeclaim") && lower.contains("not found") {
-        return volume(format!("create the PersistentVolumeClaim `{claims}` in Kubernetes namespace {}", around.k8s_namespace));
+        return volume(format!(
+            "create the PersistentVolumeClaim `{claims}` in Kubernetes namespace {}",
+            around.k8s_namespace
+        ));
     }
     if lower.contains("unbound immediate persistentvolumeclaims") {
         return volume(format!(
@@ -35,10 +38,9 @@ pub(super) fn unscheduled(pod: &Pod, scheduler: &str, around: &Around<'_>) -> Tr
         return Trouble { cause: Cause::InsufficientCapacity, message: format!("{scheduler}; {remedy}") };
     };
     let asked = requests(pod).get(&resource).cloned().unwrap_or_default();
-    let remedy = around.nodes.map_or_else(
-        || "add nodes with it, or ask for less".to_owned(),
-        |nodes| nodes_with(&resource, &asked, nodes),
-    );
+    let remedy = around
+        .nodes
+        .map_or_else(|| "add nodes with it, or ask for less".to_owned(), |nodes| nodes_with(&resource, &asked, nodes));
     Trouble {
         cause: Cause::InsufficientCapacity,
         message: format!("the pod asks for {asked} {resource} and no node has that free: {scheduler}; {remedy}"),

@@ -113,7 +113,8 @@ pub fn of_pod(pod: &Pod, around: &Around<'_>) -> Option<Trouble> {
         return worst;
     }
     if status.and_then(|status| status.phase.as_deref()) == Some("Failed") {
-        let why = status.and_then(|status| status.message.as_deref().or(status.reason.as_deref())).unwrap_or("no reason");
+        let why =
+            status.and_then(|status| status.message.as_deref().or(status.reason.as_deref())).unwrap_or("no reason");
         return Some(not_ready(format!("the pod failed: {why}; look at its node, the pod is made anew")));
     }
     let message = condition(pod, "Ready").map_or("", |(_, message, _)| message);

@@ -6,8 +6,8 @@ use crate::apply::WriteError;
 use crate::kinds::{self, COMPONENT, GRAPH, Kind, PROGRESS_DEADLINE};
 use crate::restart::{Restarting, restart};
 use crate::rollout::{Decision, Phase, Request, plan};
+use crate::status::cut;
 use crate::status::graph::{self as status, Facts, Update};
-use crate::{revision, status::cut};
 use crds::v1beta1::{DynamoGraphDeployment, GraphStatus};
 use graph::cluster::{check, component_name as object_name, components, graph_objects, labels, worker_hash};
 use kube::api::DynamicObject;
@@ -169,7 +169,9 @@ impl<'a> Work<'a> {
             intents.push(intent);
         }
         let earlier = workers(&self.seen);
-        for ((hash, name), replicas) in self.decision.replicas.iter().filter(|((hash, _), _)| *hash != self.request.hash) {
+        for ((hash, name), replicas) in
+            self.decision.replicas.iter().filter(|((hash, _), _)| *hash != self.request.hash)
+        {
             if let Some(component) = earlier.get(&(hash.clone(), name.clone())) {
                 intents.push(again(component, *replicas));
             }
@@ -181,9 +183,7 @@ impl<'a> Work<'a> {
         let names: BTreeSet<String> = self.graph.spec.components.iter().map(|c| c.name.clone()).collect();
         for component in &self.seen {
             let is_done = match kinds::label(component, labels::WORKER_HASH) {
-                Some(hash) => {
-                    self.decision.delete.contains(&(hash.to_owned(), component_name(component).to_owned()))
-                }
+                Some(hash) => self.decision.delete.contains(&(hash.to_owned(), component_name(component).to_owned())),
                 None => !names.contains(component_name(component)),
             };
             if is_done {
@@ -193,7 +193,8 @@ impl<'a> Work<'a> {
         let uid = self.object.metadata.uid.as_deref().unwrap_or_default();
         for (kind, child) in self.context.cache.owned_by(uid) {
             let is_ours = kinds::label(&child, labels::MANAGED_BY) == Some(labels::MANAGER);
-            let is_kept = kept.contains(&(kind.kind, kinds::name(&child).to_owned())) || KEPT_KINDS.contains(&kind.kind);
+            let is_kept =
+                kept.contains(&(kind.kind, kinds::name(&child).to_owned())) || KEPT_KINDS.contains(&kind.kind);
             if is_ours && !is_kept {
                 self.context.writes.delete(kind, &child).await?;
             }
@@ -226,7 +227,7 @@ impl<'a> Work<'a> {
         let is_ready = status.state.as_deref() == Some("successful");
         tell(self.object, self.context, &status, before).await?;
         if is_ready {
-            revision::record(&self.context.writes, self.object).await?;
+            self.context.revisions.record(&self.context.writes, self.object).await?;
         }
         Ok(())
     }
