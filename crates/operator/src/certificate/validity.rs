@@ -36,7 +36,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     } else {
         let (digits, rest) =
             rest.split_at_checked(usize::from(first & 0x7f)).filter(|(digits, _)| digits.len() <= 4)?;
-        (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)
+        (digits.iter().fold(0, |length, digit| (length << 8) | usize::from(*digit)), rest)
     };
     let (content, rest) = rest.split_at_checked(length)?;
     Some((tag, content, rest))
@@ -70,7 +70,7 @@ fn time(tag: u8, text: &[u8]) -> Option<SystemTime> {
 fn days_since_epoch(year: u64, month: u64, day: u64) -> Option<u64> {
     const BEFORE: [u64; 12] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
     let before = BEFORE.get(usize::try_from(month.checked_sub(1)?).ok()?)?;
-    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let leap_days = |year: u64| year / 4 - year / 100 + year / 400;
     let years = year.checked_sub(1970)? * 365 + leap_days(year - 1) - leap_days(1969);
     Some(years + before + u64::from(is_leap && month > 2) + day.checked_sub(1)?)

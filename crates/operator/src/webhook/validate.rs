@@ -94,11 +94,11 @@ fn component(request: &Request) -> Found {
         Ok(component) => {
             found.findings = check_component(&component);
             found.warnings = component_warnings(&component.spec.component, "spec");
-            if request.is_update() {
-                if let Ok(old) = typed_component(&request.old_object) {
-                    found.old = check_component(&old);
-                    found.findings.extend(check_component_update(&old, &component));
-                }
+            if request.is_update()
+                && let Ok(old) = typed_component(&request.old_object)
+            {
+                found.old = check_component(&old);
+                found.findings.extend(check_component_update(&old, &component));
             }
         }
         Err(finding) => found.findings.push(finding),
