@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Packs one static program into an OCI image on nothing, without an image builder.
+"""Packs one program into an OCI image on nothing, without an image builder.
 
-Usage: image.py REFERENCE PROGRAM ARCHIVE [ARGUMENT...]
+Usage: image.py REFERENCE PROGRAM[=PATH] ARCHIVE [ARGUMENT...]
 
-REFERENCE names the image; PROGRAM becomes `/NAME`, the entry point with these arguments unless a pod says others,
-run as user 65532 (nobody's);
+REFERENCE names the image; PROGRAM becomes PATH (`/NAME` unless said), the entry point with these arguments unless a pod
+says others, run as user 65532 (nobody's). The libraries that a dynamic program is linked with come along, where this
+machine's loader finds them;
 ARCHIVE is the OCI layout as a tar that `ctr images import` reads. The same input gives the same bytes.
 Source of the layout: OCI image specification 1.1, "Image Layout".
 """
@@ -12,6 +13,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import subprocess
 import sys
 import tarfile
 
@@ -29,8 +32,24 @@ def tar_of(files: dict[str, tuple[bytes, int]]) -> bytes:
     return out.getvalue()
 
 
+def libraries(program: str) -> dict[str, tuple[bytes, int]]:
+    """The loader and libraries of a dynamic program, by path; empty for a static one."""
+    told = subprocess.run(["ldd", program], capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+    if told.returncode and "not a dynamic executable" in told.stdout + told.stderr:
+        return {}
+    told.check_returncode()
+    if "not found" in told.stdout:
+        sys.exit(f"error: {program} needs a library that this machine lacks:\n{told.stdout}")
+    files = {}
+    for path in re.findall(r"(/\S+) \(0x", told.stdout):
+        with open(path, "rb") as file:
+            files[path.lstrip("/")] = (file.read(), 0o755)
+    return files
+
+
 def main(reference: str, program: str, archive: str, *arguments: str) -> None:
-    name = os.path.basename(program)
+    program, _, path = program.partition("=")
+    path = path or f"/{os.path.basename(program)}"
     blobs: dict[str, tuple[bytes, int]] = {}
 
     def blob(content: bytes, media_type: str) -> dict:
@@ -39,11 +58,12 @@ def main(reference: str, program: str, archive: str, *arguments: str) -> None:
         return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
 
     with open(program, "rb") as file:
-        layer = blob(tar_of({name: (file.read(), 0o755)}), "application/vnd.oci.image.layer.v1.tar")
+        contents = {**libraries(program), path.lstrip("/"): (file.read(), 0o755)}
+    layer = blob(tar_of(contents), "application/vnd.oci.image.layer.v1.tar")
     config = {
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Entrypoint": [f"/{name}"], "Cmd": list(arguments), "User": USER},
+        "config": {"Entrypoint": [path], "Cmd": list(arguments), "User": USER},
         "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
     }
     manifest = {

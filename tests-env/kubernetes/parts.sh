@@ -6,6 +6,10 @@
 KUBERNETES=$PARTS/kubernetes
 KUBERNETES_FOLDER=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
+# The Prometheus operator's definitions, against which the chart's monitors are checked; the module's checksum as go.sum has it.
+PROMETHEUS_OPERATOR_VERSION=v0.85.0
+PROMETHEUS_OPERATOR_SUM=h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=
+
 # Go that compiles the modules: the machine's own from this version on, else the wheel of the other.
 GO_VERSION_MIN=1.26
 GO_WHEEL_VERSION=1.27.3
@@ -73,6 +77,23 @@ kwok_stages() {
     cat "$file"
   done >"$KUBERNETES/kwok-stages.yaml"
   mark kubernetes-kwok-stages "$want"
+}
+
+# need_monitor_definitions: PodMonitor and ServiceMonitor as monitors/*.yaml.
+need_monitor_definitions() {
+  local module=github.com/prometheus-operator/prometheus-operator told folder kind
+  have kubernetes-monitors "$PROMETHEUS_OPERATOR_VERSION" && return 0
+  need_go
+  installing "the Prometheus operator's definitions $PROMETHEUS_OPERATOR_VERSION"
+  # Outside of any module, so that nothing but this one is asked for.
+  told=$(cd / && GOWORK=off GOFLAGS=-mod=mod "$GO" mod download -json "$module@$PROMETHEUS_OPERATOR_VERSION")
+  grep -q -F "\"Sum\": \"$PROMETHEUS_OPERATOR_SUM\"" <<<"$told" || { echo "$module $PROMETHEUS_OPERATOR_VERSION is not what it was: $told" >&2; exit 1; }
+  folder=$(sed -n -E 's/^[[:space:]]*"Dir": "(.*)",?$/\1/p' <<<"$told")
+  mkdir -p "$KUBERNETES/monitors"
+  for kind in podmonitors servicemonitors; do
+    install -m 644 "$folder/example/prometheus-operator-crd/monitoring.coreos.com_$kind.yaml" "$KUBERNETES/monitors/"
+  done
+  mark kubernetes-monitors "$PROMETHEUS_OPERATOR_VERSION"
 }
 
 need_go() {

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 /// From a laptop to a verified LLM endpoint, with one binary.
 ///
 /// `busbar up` starts an OpenAI-compatible endpoint on this machine: a frontend with a KV-cache-aware router and two
-/// workers, from the same DynamoGraphDeployment file that a cluster takes.
+/// workers, from the same DynamoGraphDeployment file that a cluster takes. With a platform file it does the same on a
+/// Kubernetes cluster.
 #[derive(Parser)]
 #[command(name = "busbar", version, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -34,18 +35,33 @@ pub(crate) enum Output {
 /// The verbs.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Run a graph on this machine and keep it running.
+    /// Run a graph on this machine and keep it running, or install a platform on its cluster.
     #[command(after_help = UP_EXAMPLES)]
     Up(UpFlags),
+    /// Show what `up` would make or change, and why; changes nothing.
+    #[command(after_help = PLAN_EXAMPLES)]
+    Plan(PlanFlags),
+    /// Ask what runs: is it as the file says, and does it answer?
+    Verify(VerifyFlags),
+    /// Find what is wrong with a file: a graph or a platform. Asks no cluster.
+    Lint {
+        /// DynamoGraphDeployment or Platform; several are checked one after the other.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// Show what runs on this machine.
     Status(SelectRun),
     /// Show the log of a component or of one of its processes.
     Logs(LogFlags),
-    /// Drain and stop what runs on this machine.
-    Down(SelectRun),
+    /// Drain and stop what runs on this machine, or remove a platform from its cluster.
+    #[command(after_help = DOWN_EXAMPLES)]
+    Down(DownFlags),
     /// Models on this machine.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// This binary as a container image, made without a container engine.
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// API keys of a frontend.
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -76,12 +92,27 @@ Examples:
   busbar up --detach && busbar status        in the background
   busbar up examples/agg_router.yaml         a graph file
   busbar up --model ./model.gguf             your own model
-  busbar up --engine mock                    no model at all, deterministic answers";
+  busbar up --engine mock                    no model at all, deterministic answers
+  busbar up examples/platform.yaml           a platform on a Kubernetes cluster; run again after any failure";
+
+const PLAN_EXAMPLES: &str = "\
+Examples:
+  busbar plan platform.yaml                  what is on the cluster, and what would change
+  busbar plan platform.yaml --offline        without asking any cluster
+  busbar plan platform.yaml -o json          the whole plan: chart values, manifests, checks, questions";
+
+const DOWN_EXAMPLES: &str = "\
+Examples:
+  busbar down                                all that runs on this machine
+  busbar down vllm-agg-router                one graph on this machine
+  busbar down platform.yaml                  the platform on its cluster; asks before data goes
+  busbar down platform.yaml --keep-data      all but its volumes";
 
 /// Flags of `up`.
 #[derive(Args)]
 pub(crate) struct UpFlags {
-    /// A DynamoGraphDeployment, v1alpha1 or v1beta1. Without it: one frontend with KV routing and two workers.
+    /// A DynamoGraphDeployment, v1alpha1 or v1beta1, which runs on this machine; or a Platform, which goes to its target.
+    /// Without it: one frontend with KV routing and two workers.
     pub(crate) file: Option<PathBuf>,
     /// Model for every worker: FILE.gguf, a folder in Hugging Face layout, hf:OWNER/NAME, or smollm2.
     #[arg(long, env = "BUSBAR_MODEL")]
@@ -102,12 +133,49 @@ pub(crate) struct UpFlags {
     /// Go to the background once it serves.
     #[arg(short, long)]
     pub(crate) detach: bool,
-    /// How long the first readiness may take, in seconds; 120 when absent, 1800 with vLLM.
+    /// How long the first readiness may take, in seconds; 120 when absent, 1800 with vLLM and on a cluster.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) ready_timeout: Option<u64>,
     /// How long a process may finish its work when it is told to stop, in seconds.
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     pub(crate) drain_timeout: u64,
+    /// Take fields of graphs on a cluster from whoever else has set them.
+    #[arg(long)]
+    pub(crate) force_conflicts: bool,
+}
+
+/// Flags of `plan`.
+#[derive(Args)]
+pub(crate) struct PlanFlags {
+    /// A Platform.
+    pub(crate) file: PathBuf,
+    /// Ask no cluster: the plan alone, without what is there.
+    #[arg(long)]
+    pub(crate) offline: bool,
+}
+
+/// Flags of `verify`.
+#[derive(Args)]
+pub(crate) struct VerifyFlags {
+    /// A Platform.
+    pub(crate) file: PathBuf,
+}
+
+/// Flags of `down`.
+#[derive(Args)]
+pub(crate) struct DownFlags {
+    /// Name of a graph on this machine, or the file of a graph or a platform; all graphs of this machine when absent.
+    #[arg(value_name = "GRAPH|FILE")]
+    pub(crate) what: Option<String>,
+    /// Of a platform: keep its volumes, the secrets that open them, and the namespaces around them.
+    #[arg(long)]
+    pub(crate) keep_data: bool,
+    /// Of a platform: keep the CustomResourceDefinitions.
+    #[arg(long)]
+    pub(crate) keep_crds: bool,
+    /// Do not ask before data goes.
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 /// Which run.
@@ -160,7 +228,64 @@ pub(crate) enum ModelCommand {
     Fetch {
         /// hf:OWNER/NAME, FILE.gguf, a folder, or smollm2 (the default).
         model: Option<String>,
+        /// Bring it into this folder, which several machines may share: one of them writes at a time, the others wait.
+        /// Workers read it there, without writing, by BUSBAR_MODEL_CACHE=FOLDER and the model's name, or by --model FOLDER
+        /// where it is the only one.
+        #[arg(long, value_name = "FOLDER")]
+        into: Option<PathBuf>,
+        /// With --into: compare every byte with the folder's MANIFEST.json; without it sizes and times.
+        #[arg(long, requires = "into")]
+        verify: bool,
+        /// Engine that will run it: embedded takes a GGUF file, vllm safetensors, mock the tokenizer alone.
+        #[arg(long, value_enum, default_value = "embedded")]
+        engine: EngineChoice,
     },
+}
+
+/// Verbs of `image`.
+#[derive(Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Pack this binary and bring the image to a registry; what is there is not sent again.
+    ///
+    /// The login is BUSBAR_REGISTRY_USERNAME and BUSBAR_REGISTRY_PASSWORD, else what `docker login` left, credential
+    /// helpers included.
+    #[command(after_help = PUSH_EXAMPLES)]
+    Push {
+        /// REGISTRY/NAME[:TAG]; the tag is this version unless written.
+        reference: String,
+        /// Image to lie on, such as vllm/vllm-openai:TAG; on nothing when absent.
+        #[arg(long, value_name = "REF")]
+        base: Option<String>,
+        #[command(flatten)]
+        flags: ImageFlags,
+    },
+    /// Pack this binary and write the image to a file that `ctr images import` and `podman load` read.
+    Save {
+        /// The file, a tar.
+        file: PathBuf,
+        /// Name of the image when it is imported; localhost/busbar and this version when absent.
+        #[arg(long, value_name = "REF")]
+        name: Option<String>,
+        #[command(flatten)]
+        flags: ImageFlags,
+    },
+}
+
+const PUSH_EXAMPLES: &str = "\
+Examples:
+  busbar image push registry.example.com/team/busbar             frontend, operator, embedded engine
+  busbar image push registry.example.com/team/busbar-vllm --base vllm/vllm-openai:v0.32.0
+                                                                 the vLLM worker";
+
+/// Flags of every verb of `image`.
+#[derive(Args)]
+pub(crate) struct ImageFlags {
+    /// Speak plain HTTP with registries; with one on this machine it is the rule.
+    #[arg(long)]
+    pub(crate) plain_http: bool,
+    /// Leave out names of functions and lines of source: a smaller image, backtraces without names.
+    #[arg(long)]
+    pub(crate) strip: bool,
 }
 
 /// Verbs of `keys`.

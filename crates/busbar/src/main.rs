@@ -4,7 +4,7 @@
 //! hands it down as values, and prints what comes back; nothing imports it.
 //!
 //! The same binary answers to `python3 -m dynamo.frontend|vllm|mocker` and to `/bin/sh -c "…"` of those lines, so that
-//! a manifest's own command starts it. Start with [`cli`]; each verb has a file in [`commands`].
+//! a manifest's own command starts it; any other line of Python goes to the Python behind it in PATH. Start with [`cli`]; each verb has a file in [`commands`].
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the door is where the program speaks")]
 
@@ -15,12 +15,14 @@ mod flags;
 mod folders;
 mod logging;
 mod progress;
+mod python;
 mod report;
 mod shutdown;
 
-use graph::argv::{self, Module};
+use graph::argv::{self, Launch, Module};
 use report::Failure;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 /// A frontend loads a tokenizer of tens of megabytes and lets most of it go. This allocator gives such memory back to the
 /// system within seconds; the C library's keeps it.
@@ -48,8 +50,16 @@ fn run(argv: &[String]) -> Result<(), Failure> {
     let name = argv.first().map_or("", |program| program.rsplit('/').next().unwrap_or(program));
     // Under a manifest's own command line we are one of its processes, and the environment outranks its arguments.
     if matches!(name, "python3" | "python" | "sh" | "bash") {
-        let launch = argv::recognise(argv)
-            .map_err(|error| Failure::new("read the command line").cause(error.to_string()).remedy(argv::SHAPES))?;
+        let launch = argv::recognise(argv).map_err(|error| {
+            let failure = Failure::new("read the command line").cause(error.to_string()).remedy(argv::SHAPES);
+            match python::hand_over(argv) {
+                None => failure,
+                Some(error) => failure.cause(format!("and the Python behind this one does not start: {error}")),
+            }
+        })?;
+        if !launch.env.is_empty() {
+            return Err(with_variables(&launch));
+        }
         return match launch.module {
             Module::Frontend => commands::frontend::from_manifest(&launch.args),
             module => commands::worker::from_manifest(module, &launch.args),
@@ -59,4 +69,19 @@ fn run(argv: &[String]) -> Result<(), Failure> {
         return commands::worker::from_command_line(&argv[2..]);
     }
     commands::dispatch(cli::parse(argv)?)
+}
+
+/// Becomes the same process with the variables that a shell line sets before its command. Returns only where that fails.
+fn with_variables(launch: &Launch) -> Failure {
+    let words: &[&str] = match launch.module {
+        Module::Frontend => &["-m", "dynamo.frontend"],
+        Module::Vllm => &["-m", "dynamo.vllm"],
+        Module::Mocker => &["-m", "dynamo.mocker"],
+        Module::Worker => &["worker"],
+    };
+    let name = if launch.module == Module::Worker { "busbar" } else { "python3" };
+    // By this link, for the file may have another name, and PATH need not lead to it.
+    let mut again = Command::new("/proc/self/exe");
+    again.arg0(name).args(words).args(&launch.args).envs(launch.env.iter().map(|(name, value)| (name, value)));
+    Failure::new("start again with the variables of the shell line").cause(again.exec().to_string())
 }

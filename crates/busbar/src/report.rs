@@ -1,5 +1,6 @@
 //! The one printer of errors: what failed, why, and what to do.
 
+use deploy::cluster::ClusterError;
 use deploy::local::RunError;
 use graph::Finding;
 use serde_json::json;
@@ -120,6 +121,20 @@ impl Failure {
             }
         }
         failure
+    }
+}
+
+impl From<ClusterError> for Failure {
+    fn from(error: ClusterError) -> Self {
+        let failure = match std::error::Error::source(&error) {
+            Some(source) => Self::new(error.to_string()).chain(source),
+            None => match error.to_string().split_once('\n') {
+                // What failed in the first line, what the cluster says about it below.
+                Some((what, causes)) => causes.lines().fold(Self::new(what.trim_end_matches(':')), Self::cause),
+                None => Self::new(error.to_string()),
+            },
+        };
+        error.remedies().into_iter().fold(failure, Self::remedy)
     }
 }
 

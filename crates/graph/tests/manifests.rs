@@ -55,6 +55,10 @@ fn every_example_is_a_graph_that_one_machine_runs() {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
+        // A platform is not a graph; crate plan reads it.
+        if text.lines().any(|line| line == "kind: Platform") {
+            continue;
+        }
         let graph = parse(&text).unwrap_or_else(|f| panic!("{}: {f:#?}", path.display()));
         render(&graph).unwrap_or_else(|f| panic!("{}: {f:#?}", path.display()));
         seen += 1;

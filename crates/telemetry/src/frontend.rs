@@ -36,6 +36,10 @@ pub const ALL: &[MetricSpec] = &[
     TEMPLATE_SECONDS,
     TIME_TO_FIRST_TOKEN_SECONDS,
     TOKENIZE_SECONDS,
+    TOKENIZER_CACHE_CACHED_TOKENS_TOTAL,
+    TOKENIZER_CACHE_HITS_TOTAL,
+    TOKENIZER_CACHE_MISSES_TOTAL,
+    TOKENIZER_CACHE_UNCACHED_TOKENS_TOTAL,
     TOKENIZER_LATENCY_MS,
     MODEL_REJECTION_TOTAL,
     MODEL_MIGRATION_MAX_SEQ_LEN_EXCEEDED_TOTAL,
@@ -279,6 +283,38 @@ pub const TOKENIZE_SECONDS: MetricSpec = MetricSpec {
     kind: MetricKind::Histogram(buckets::SHORT_SECONDS),
     help: "Tokenization time in preprocessor (seconds)",
     labels: &[],
+};
+
+/// `dynamo_frontend_tokenizer_cache_cached_tokens_total`: total tokens returned from the L1 tokenizer prefix cache.
+pub const TOKENIZER_CACHE_CACHED_TOKENS_TOTAL: MetricSpec = MetricSpec {
+    name: "dynamo_frontend_tokenizer_cache_cached_tokens_total",
+    kind: MetricKind::Counter,
+    help: "Total tokens returned from the L1 tokenizer prefix cache",
+    labels: &[labels::MODEL],
+};
+
+/// `dynamo_frontend_tokenizer_cache_hits_total`: cumulative L1 tokenizer prefix-cache hits.
+pub const TOKENIZER_CACHE_HITS_TOTAL: MetricSpec = MetricSpec {
+    name: "dynamo_frontend_tokenizer_cache_hits_total",
+    kind: MetricKind::Counter,
+    help: "Cumulative L1 tokenizer prefix-cache hits",
+    labels: &[],
+};
+
+/// `dynamo_frontend_tokenizer_cache_misses_total`: cumulative L1 tokenizer prefix-cache misses.
+pub const TOKENIZER_CACHE_MISSES_TOTAL: MetricSpec = MetricSpec {
+    name: "dynamo_frontend_tokenizer_cache_misses_total",
+    kind: MetricKind::Counter,
+    help: "Cumulative L1 tokenizer prefix-cache misses",
+    labels: &[],
+};
+
+/// `dynamo_frontend_tokenizer_cache_uncached_tokens_total`: total tokens freshly encoded after an L1 tokenizer prefix-cache lookup.
+pub const TOKENIZER_CACHE_UNCACHED_TOKENS_TOTAL: MetricSpec = MetricSpec {
+    name: "dynamo_frontend_tokenizer_cache_uncached_tokens_total",
+    kind: MetricKind::Counter,
+    help: "Total tokens freshly encoded after an L1 tokenizer prefix-cache lookup",
+    labels: &[labels::MODEL],
 };
 
 /// `dynamo_frontend_tokenizer_latency_ms`: tokenizer latency in milliseconds.

@@ -4,8 +4,8 @@
 //! **Invariant:** only names and specifications. No client, no registry, no state: who emits a metric takes its
 //! [`MetricSpec`] from here, and dashboards and `docs/reference/metrics.md` are checked against [`METRICS`].
 //!
-//! Start with [`MetricSpec`]; [`exposition`] says how `/metrics` is written; the families are in [`frontend`], [`workers`], [`router`], [`component`], [`transport`]
-//! and [`own`].
+//! Start with [`MetricSpec`]; [`exposition`] says how `/metrics` is written; the families are in [`frontend`], [`workers`], [`router`], [`component`], [`transport`],
+//! [`operator`] and [`own`].
 
 pub mod buckets;
 pub mod component;
@@ -14,6 +14,7 @@ pub mod fields;
 pub mod frontend;
 pub mod labels;
 pub mod nats;
+pub mod operator;
 pub mod own;
 pub mod reference;
 pub mod router;
@@ -116,6 +117,7 @@ pub const GROUPS: &[Group] = &[
         about: "On the frontend's `/metrics` and on a worker's system port; `busbar_events_dropped_total` on the latter.",
         metrics: nats::ALL,
     },
+    Group { title: "Operator", about: "On the operator's metrics port.", metrics: operator::ALL },
     Group { title: "Busbar's own", about: "What Dynamo has no name for.", metrics: own::ALL },
 ];
 

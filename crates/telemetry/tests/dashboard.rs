@@ -25,7 +25,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The family that a query's name belongs to, and what of it the name asks for.
-fn family(name: &str) -> Option<(&'static MetricSpec, &str)> {
+fn family(name: &str) -> Option<(MetricSpec, &str)> {
     let longest =
         METRICS.iter().copied().filter(|spec| name.starts_with(spec.name)).max_by_key(|spec| spec.name.len())?;
     let part = name.strip_prefix(longest.name)?;
@@ -48,7 +48,7 @@ fn faults(query: &str) -> Vec<String> {
                 if !is_series {
                     faults.push(format!("{name}: {} is a {}", spec.name, spec.kind.word()));
                 }
-                labels.extend(spec.labels);
+                labels.extend(spec.labels.iter().copied());
             }
             None => faults.push(format!("{name}: no such metric")),
         }

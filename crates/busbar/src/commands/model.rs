@@ -6,30 +6,79 @@ use crate::flags::worker::EngineChoice;
 use crate::folders;
 use crate::progress::Progress;
 use crate::report::Failure;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use worker::model::{
-    self, EngineKind, HubConfig, LocalModel, ModelCache, ModelError, ModelSource, PipCommand, Requantize,
+    self, Check, EngineKind, HubConfig, LocalModel, ModelCache, ModelError, ModelSource, PipCommand, Requantize,
 };
 use worker::model::{ResolveContext, Stage, Step};
 
 /// Fetches and describes a model.
-pub(crate) fn fetch(text: Option<&str>, output: Output) -> Result<(), Failure> {
+pub(crate) fn fetch(text: Option<&str>, engine: EngineChoice, output: Output) -> Result<(), Failure> {
     let quiet = output == Output::Json;
     let progress = Arc::new(Mutex::new(Progress::new(quiet)));
-    let model = runtime(None)?.block_on(bring(text, EngineKind::Embedded, &progress))?;
-    if let Ok(mut progress) = progress.lock() {
-        progress.done();
-    }
+    let model = runtime(None)?.block_on(bring(text, engine_kind(engine), &progress))?;
+    finish(&progress);
     if quiet {
         println!("{}", describe(&model));
         return Ok(());
     }
     println!("{} is here ({:.0} MB, context {} tokens)", model.served_name, to_mb(model.size), model.context_length);
+    print_paths(&model);
+    Ok(())
+}
+
+/// Brings a model into a folder that several machines share.
+pub(crate) fn fill(
+    text: Option<&str>,
+    folder: &Path,
+    verify: bool,
+    engine: EngineChoice,
+    output: Output,
+) -> Result<(), Failure> {
+    let quiet = output == Output::Json;
+    let progress = Arc::new(Mutex::new(Progress::new(quiet)));
+    let kind = engine_kind(engine);
+    let folder = std::path::absolute(folder)
+        .map_err(|error| Failure::new(format!("find {}", folder.display())).cause(error.to_string()).permanent())?;
+    let source = source(text)?;
+    let mut context = context(ModelCache::at(&folder), kind);
+    // What this user has elsewhere does not make the shared folder whole.
+    context.hub.cache = None;
+    let check = if verify { Check::Contents } else { Check::Quick };
+    let shown = Shown(Arc::clone(&progress));
+    let filling = model::fill(&source, &context, check, &shown);
+    let filled = runtime(None)?.block_on(filling).map_err(|error| failed(&error))?;
+    finish(&progress);
+    if quiet {
+        let mut value = describe(&filled.model);
+        value["is_new"] = filled.is_new.into();
+        value["repaired"] = serde_json::json!(filled.repaired);
+        println!("{value}");
+        return Ok(());
+    }
+    let (name, megabytes) = (&filled.model.served_name, to_mb(filled.model.size));
+    let how = if filled.is_new { "is in" } else { "was whole already in" };
+    println!("{name} {how} {} ({megabytes:.0} MB)", folder.display());
+    for path in &filled.repaired {
+        println!("  repaired   {}", path.display());
+    }
+    print_paths(&filled.model);
+    println!("  workers    BUSBAR_MODEL_CACHE={} and --model {}", folder.display(), text.unwrap_or(name));
+    Ok(())
+}
+
+fn finish(progress: &Mutex<Progress>) {
+    if let Ok(mut progress) = progress.lock() {
+        progress.done();
+    }
+}
+
+fn print_paths(model: &LocalModel) {
     if let Some(gguf) = &model.gguf {
         println!("  weights    {}", gguf.display());
     }
     println!("  tokenizer  {}", model.hf_folder.display());
-    Ok(())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a size for people")]
@@ -50,24 +99,31 @@ pub(crate) async fn bring(
     engine: EngineKind,
     progress: &Arc<Mutex<Progress>>,
 ) -> Result<LocalModel, Failure> {
-    let cache = ModelCache::at(folders::cache()?.join("models"));
+    let cache = ModelCache::at(folders::cache()?.join("models")).with_shared(folders::model_cache());
     let shown = Shown(Arc::clone(progress));
     if engine == EngineKind::Mock && text.is_none() {
         return model::byte_model(&cache, &shown).await.map_err(|error| failed(&error));
     }
+    let context = context(cache, engine);
+    let model = model::resolve(&source(text)?, &context, &shown).await.map_err(|error| failed(&error))?;
+    model::fits(&model, engine).map_err(|error| failed(&error))?;
+    Ok(model)
+}
+
+fn source(text: Option<&str>) -> Result<ModelSource, Failure> {
     let here = std::env::current_dir().unwrap_or_default();
-    let source = ModelSource::parse(text, &here).map_err(|error| failed(&ModelError::from(error)))?;
+    ModelSource::parse(text, &here).map_err(|error| failed(&ModelError::from(error)))
+}
+
+fn context(cache: ModelCache, engine: EngineKind) -> ResolveContext {
     let environment = |name: &str| std::env::var(name).ok();
-    let context = ResolveContext {
+    ResolveContext {
         cache,
         hub: HubConfig::from_environment(&environment),
         pips: PipCommand::usual(),
         requantize: requantize(),
         engine,
-    };
-    let model = model::resolve(&source, &context, &shown).await.map_err(|error| failed(&error))?;
-    model::fits(&model, engine).map_err(|error| failed(&error))?;
-    Ok(model)
+    }
 }
 
 fn failed(error: &ModelError) -> Failure {

@@ -87,6 +87,7 @@ const READ_DIRECTLY: &[(&str, &str, &str)] = &[
         "all",
         "Folder of runs and logs; `$XDG_STATE_HOME/busbar` or `~/.local/state/busbar` when unset",
     ),
+    ("BUSBAR_HELM", "up, plan, down", "The `helm` that installs a platform; the one on PATH when unset"),
     ("BUSBAR_SUPERVISED", "processes", "Set by the runner: end when standard input ends"),
     ("DYN_FILE_KV", "frontend, worker", "Folder of file discovery; the runner gives each run its own"),
     ("DYN_LOG", "all", "Level or filter of the log, `info` when unset"),

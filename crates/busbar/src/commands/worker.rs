@@ -10,7 +10,7 @@ use crate::logging;
 use crate::progress::Progress;
 use crate::report::Failure;
 use crate::shutdown::{self, Shutdown};
-use ::runtime::discovery::{Discovery, DiscoveryError};
+use ::runtime::discovery::{Discovery, DiscoveryError, KubernetesConfig};
 use ::runtime::nats::Nats;
 use ::runtime::request_plane::RequestServerConfig;
 use ::runtime::system_server::SystemServerConfig;
@@ -99,7 +99,9 @@ pub(crate) fn run(flags: &WorkerFlags, passthrough: &[String], manifest: Option<
 
 async fn serve(flags: &WorkerFlags, passthrough: &[String], kind: EngineKind) -> Result<(), Failure> {
     let shutdown = shutdown::listen().map_err(|error| Failure::new("listen for signals").cause(error.to_string()))?;
-    let discovery = discovery::join(flags.discovery_backend, &flags.etcd).await?;
+    let field_manager = KubernetesConfig::WORKER;
+    let ways = discovery::Ways { etcd: &flags.etcd, kubernetes: &flags.kubernetes, field_manager };
+    let discovery = discovery::join(flags.discovery_backend, ways).await?;
     let ended = if kind == EngineKind::Vllm {
         vllm_worker::serve(flags, passthrough, &discovery, &shutdown).await
     } else {
@@ -121,7 +123,11 @@ async fn serve_own(
 ) -> Result<(), Failure> {
     let nats = flags.nats()?;
     let progress = Arc::new(Mutex::new(Progress::new(false)));
-    let model = bring(flags.model.as_deref(), kind, &progress).await?;
+    // A fetch may last longer than whoever asks us to stop will wait.
+    let model = tokio::select! {
+        model = bring(flags.model.as_deref(), kind, &progress) => model?,
+        () = shutdown.first.cancelled() => return Ok(()),
+    };
     let mut workers = Vec::new();
     let count = if kind == EngineKind::Mock { flags.mock.num_workers } else { 1 };
     for index in 0..count {
@@ -170,7 +176,7 @@ pub(super) fn served_model(flags: &WorkerFlags, model: &LocalModel) -> ServedMod
 
 pub(super) fn worker_config(flags: &WorkerFlags, index: u32, nats: Option<&Nats>) -> Result<WorkerConfig, Failure> {
     let endpoint = match &flags.endpoint {
-        None => EndpointId::new(&flags.namespace, "backend", "generate"),
+        None => EndpointId::new(&flags.generation_namespace(), "backend", "generate"),
         Some(text) => EndpointId::parse(text).ok_or_else(|| {
             Failure::new(format!("`{text}` is no endpoint"))
                 .remedy("write dyn://NAMESPACE.COMPONENT.NAME, such as dyn://dynamo.backend.generate")

@@ -1,8 +1,8 @@
-//! Flags of discovery: which store, and how an etcd is reached. Names of variables are Dynamo's.
+//! Flags of discovery: which store, how an etcd is reached, and who we are in a cluster. Names of variables are Dynamo's.
 
 use crate::report::Failure;
 use clap::{Args, ValueEnum};
-use runtime::discovery::{EtcdConfig, EtcdTls, EtcdUser};
+use runtime::discovery::{EtcdConfig, EtcdTls, EtcdUser, KubernetesConfig, KubernetesMode};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +14,8 @@ pub(crate) enum DiscoveryBackend {
     File,
     /// An etcd cluster (ETCD_ENDPOINTS).
     Etcd,
+    /// The Kubernetes namespace of this pod (POD_NAME, POD_UID): DynamoWorkerMetadata objects and EndpointSlices.
+    Kubernetes,
 }
 
 impl DiscoveryBackend {
@@ -22,6 +24,7 @@ impl DiscoveryBackend {
         match self {
             Self::File => "file",
             Self::Etcd => "etcd",
+            Self::Kubernetes => "kubernetes",
         }
     }
 }
@@ -103,5 +106,69 @@ impl EtcdFlags {
         let server_name = given(self.etcd_tls_server_name.as_ref());
         let tls = EtcdTls { ca: file(&self.etcd_auth_ca), client, server_name };
         Ok(EtcdConfig { endpoints, user, tls, lease_ttl: Duration::from_secs(self.etcd_lease_ttl) })
+    }
+}
+
+/// What one instance is in a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KubeDiscoveryMode {
+    /// A pod, while an EndpointSlice says that it is ready.
+    Pod,
+    /// A container, while its pod says that it is ready.
+    Container,
+}
+
+/// Who we are in a cluster. The operator gives all of it to the pods of a graph; the API server is found by KUBECONFIG or
+/// the pod's service account.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Kubernetes discovery")]
+pub(crate) struct KubernetesFlags {
+    /// Name of this pod (downward API: metadata.name).
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pod_name: Option<String>,
+    /// UID of this pod (downward API: metadata.uid); it owns what we write, which goes with it.
+    #[arg(long, value_name = "UID", env = "POD_UID")]
+    pod_uid: Option<String>,
+    /// Kubernetes namespace of this pod; that of its service account or kubeconfig when absent.
+    #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE")]
+    pod_namespace: Option<String>,
+    /// What one instance is; the same for all processes of a graph.
+    #[arg(long, env = "DYN_KUBE_DISCOVERY_MODE", value_enum, default_value = "pod")]
+    kube_discovery_mode: KubeDiscoveryMode,
+    /// Name of this container, where an instance is a container.
+    #[arg(long, value_name = "NAME", env = "CONTAINER_NAME")]
+    container_name: Option<String>,
+}
+
+impl KubernetesFlags {
+    /// What is meant, for a process that writes as `field_manager`.
+    ///
+    /// # Errors
+    /// Everything that is absent, at once.
+    pub(crate) fn config(&self, field_manager: &str) -> Result<KubernetesConfig, Failure> {
+        let mut absent = Vec::new();
+        let mut need = |value: &Option<String>, name: &str| {
+            given(value.as_ref()).unwrap_or_else(|| {
+                absent.push(format!("{name} is not set"));
+                String::new()
+            })
+        };
+        let (pod_name, pod_uid) = (need(&self.pod_name, "POD_NAME"), need(&self.pod_uid, "POD_UID"));
+        let mode = match self.kube_discovery_mode {
+            KubeDiscoveryMode::Pod => KubernetesMode::Pod,
+            KubeDiscoveryMode::Container => KubernetesMode::Container(need(&self.container_name, "CONTAINER_NAME")),
+        };
+        if !absent.is_empty() {
+            let failure = Failure::new("find out which pod this is (DYN_DISCOVERY_BACKEND=kubernetes)");
+            let failure = absent.into_iter().fold(failure, Failure::cause);
+            return Err(failure
+                .remedy(
+                    "let the operator run the graph, or give the container `env` with valueFrom.fieldRef.fieldPath \
+                     metadata.name, metadata.uid and metadata.namespace; on one machine use --discovery-backend file",
+                )
+                .permanent());
+        }
+        let k8s_namespace = given(self.pod_namespace.as_ref());
+        Ok(KubernetesConfig { pod_name, pod_uid, k8s_namespace, mode, field_manager: field_manager.to_owned() })
     }
 }

@@ -1,7 +1,8 @@
 //! Flags of a frontend: those of `dynamo.frontend` that apply, and ours.
 
-use super::discovery::{DiscoveryBackend, EtcdFlags};
+use super::discovery::{DiscoveryBackend, EtcdFlags, KubernetesFlags};
 use super::nats::{EventPlane, NatsFlags, RequestPlane};
+use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
 use frontend::{FrontendConfig, HttpConfig, LimitConfig};
 use router::{RouterConfig, RouterMode};
@@ -12,12 +13,15 @@ use std::time::Duration;
 /// Flags of `busbar frontend` and `python3 -m dynamo.frontend`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct FrontendFlags {
-    /// Serve only workers of this Dynamo namespace.
+    /// Serve only workers of this Dynamo namespace; `dynamo` is all of them, and a prefix counts instead.
     #[arg(long, env = "DYN_NAMESPACE")]
     namespace: Option<String>,
-    /// Serve only workers whose namespace begins so.
+    /// Serve only workers of this namespace and of those that go on behind it with a hyphen: the generations of one graph.
     #[arg(long, env = "DYN_NAMESPACE_PREFIX")]
     namespace_prefix: Option<String>,
+    /// Of those, only the prefix itself and worker generations (a hash of 8 digits): not a graph whose name begins so.
+    #[arg(long, env = "DYN_NAMESPACE_PREFIX_STRICT", value_parser = BoolishValueParser::new())]
+    namespace_prefix_strict: bool,
     /// Address of the API. Any other than loopback needs --api-keys (or --allow-open).
     #[arg(long, env = "DYN_HTTP_HOST", default_value = "127.0.0.1")]
     http_host: IpAddr,
@@ -85,6 +89,8 @@ pub(crate) struct FrontendFlags {
     limits: LimitFlags,
     #[command(flatten)]
     pub(crate) etcd: EtcdFlags,
+    #[command(flatten)]
+    pub(crate) kubernetes: KubernetesFlags,
 }
 
 /// Flags of the router.
@@ -201,6 +207,12 @@ struct LimitFlags {
     /// HTTP status when every worker is full.
     #[arg(long, env = "DYN_HTTP_OVERLOAD_STATUS_CODE", default_value_t = frontend::config::OVERLOAD_STATUS)]
     overload_status_code: u16,
+    /// Keep the tokens of earlier prompts, so that a conversation's next turn tokenizes only what is new.
+    #[arg(long, env = "DYN_TOKENIZER_CACHE", default_value_t = true, value_parser = BoolishValueParser::new(), action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    tokenizer_cache: bool,
+    /// Memory for them, MiB for each model.
+    #[arg(long, env = "BUSBAR_TOKENIZER_CACHE_MB", default_value_t = frontend::config::TOKENIZER_CACHE_BYTES >> 20)]
+    tokenizer_cache_mb: usize,
     /// Send usage in every stream.
     #[arg(long, env = "DYN_ENABLE_FORCE_INCLUDE_USAGE")]
     force_include_usage: bool,
@@ -219,6 +231,7 @@ impl FrontendFlags {
         FrontendConfig {
             namespace: self.namespace,
             namespace_prefix: self.namespace_prefix,
+            namespace_prefix_strict: self.namespace_prefix_strict,
             model_name: self.model_name,
             model_path: self.model_path,
             model_cache: None,
@@ -257,12 +270,19 @@ impl FrontendFlags {
             response_advertise_host: self.advertise_host,
             nats: self.nats.config("busbar frontend"),
             use_nats: self.event_plane == EventPlane::Nats || self.request_plane == RequestPlane::Nats,
+            tokenizer_cache_bytes: limits.tokenizer_cache_bytes(),
             metrics_prefix: self.metrics_prefix,
             force_include_usage: limits.force_include_usage,
             ignore_unsupported_fields: limits.ignore_unsupported_fields,
             disable_nvext: limits.disable_nvext,
             ..FrontendConfig::default()
         }
+    }
+}
+
+impl LimitFlags {
+    fn tokenizer_cache_bytes(&self) -> usize {
+        if self.tokenizer_cache { self.tokenizer_cache_mb.saturating_mul(1 << 20) } else { 0 }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Flags of a worker: those of `dynamo.vllm` and `dynamo.mocker` that apply, and ours.
 
-use super::discovery::{DiscoveryBackend, EtcdFlags};
+use super::discovery::{DiscoveryBackend, EtcdFlags, KubernetesFlags};
 use super::nats::{EventPlane, NatsFlags, RequestPlane};
 use crate::report::Failure;
 use clap::{Args, ValueEnum};
@@ -35,6 +35,9 @@ pub(crate) struct WorkerFlags {
     /// Dynamo namespace.
     #[arg(long, env = "DYN_NAMESPACE", default_value = "dynamo")]
     pub(crate) namespace: String,
+    /// Generation of this worker, put behind the namespace with a hyphen: workers of two generations never mix.
+    #[arg(long, env = "DYN_NAMESPACE_WORKER_SUFFIX")]
+    pub(crate) namespace_worker_suffix: Option<String>,
     /// Endpoint to serve, dyn://NAMESPACE.COMPONENT.NAME.
     #[arg(long, env = "DYN_ENDPOINT")]
     pub(crate) endpoint: Option<String>,
@@ -87,9 +90,19 @@ pub(crate) struct WorkerFlags {
     pub(crate) vllm: VllmFlags,
     #[command(flatten)]
     pub(crate) etcd: EtcdFlags,
+    #[command(flatten)]
+    pub(crate) kubernetes: KubernetesFlags,
 }
 
 impl WorkerFlags {
+    /// The namespace with the generation of this worker behind it.
+    pub(crate) fn generation_namespace(&self) -> String {
+        match self.namespace_worker_suffix.as_deref().filter(|suffix| !suffix.is_empty()) {
+            Some(suffix) => format!("{}-{suffix}", self.namespace),
+            None => self.namespace.clone(),
+        }
+    }
+
     /// The connection to NATS, when events or requests of this process go over it.
     pub(crate) fn nats(&self) -> Result<Option<Nats>, Failure> {
         let needed = self.event_plane == EventPlane::Nats || self.request_plane == RequestPlane::Nats;

@@ -12,6 +12,7 @@ pub(crate) use histogram::Histogram;
 pub(crate) use model::{ModelMetrics, WorkerMetrics};
 
 use crate::preprocess::TextTiming;
+use crate::text::Reuse;
 use families::{Counters, FloatGauges, Gauges, Histograms, Registrar};
 use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
@@ -113,6 +114,10 @@ pub(crate) struct Metrics {
     pub(crate) template_seconds: Histograms,
     pub(crate) tokenize_seconds: Histograms,
     pub(crate) tokenizer_latency_ms: Histograms,
+    tokenizer_cache_hits: Counters,
+    tokenizer_cache_misses: Counters,
+    pub(crate) tokenizer_cached_tokens: Counters,
+    pub(crate) tokenizer_uncached_tokens: Counters,
     pub(crate) detokenize_us: Gauges,
     pub(crate) detokenized_tokens: Gauges,
 
@@ -220,6 +225,10 @@ impl Metrics {
             template_seconds: reg.histograms(&f::TEMPLATE_SECONDS),
             tokenize_seconds: reg.histograms(&f::TOKENIZE_SECONDS),
             tokenizer_latency_ms: reg.histograms(&f::TOKENIZER_LATENCY_MS),
+            tokenizer_cache_hits: reg.counters(&f::TOKENIZER_CACHE_HITS_TOTAL),
+            tokenizer_cache_misses: reg.counters(&f::TOKENIZER_CACHE_MISSES_TOTAL),
+            tokenizer_cached_tokens: reg.counters(&f::TOKENIZER_CACHE_CACHED_TOKENS_TOTAL),
+            tokenizer_uncached_tokens: reg.counters(&f::TOKENIZER_CACHE_UNCACHED_TOKENS_TOTAL),
             detokenize_us: reg.gauges(&f::DETOKENIZE_TOTAL_US),
             detokenized_tokens: reg.gauges(&f::DETOKENIZE_TOKEN_COUNT),
             requests_by_key: reg.counters(&own::FRONTEND_REQUESTS_BY_KEY_TOTAL),
@@ -299,6 +308,14 @@ impl Metrics {
             self.tokenize_seconds.with(&[]).observe(tokenize.as_secs_f64());
             self.tokenizer_latency_ms.with(&["tokenize"]).observe(tokenize.as_secs_f64() * 1e3);
         }
+    }
+
+    /// Counts what of one prompt of a model was known already.
+    pub(crate) fn tokens_looked_up(&self, model: &ModelMetrics, reuse: Reuse) {
+        let prompts = if reuse.cached_tokens > 0 { &self.tokenizer_cache_hits } else { &self.tokenizer_cache_misses };
+        prompts.with(&[]).inc();
+        model.tokens_found.inc_by(reuse.cached_tokens as u64);
+        model.tokens_made.inc_by(reuse.encoded_tokens as u64);
     }
 
     /// Counts the text work of one answer.

@@ -22,6 +22,10 @@ pub(crate) struct ModelMetrics {
     pub(crate) itl: Histogram,
     pub(crate) ttft: Histogram,
     pub(crate) duration: Histogram,
+    /// Prompt tokens that the tokenizer's cache had.
+    pub(crate) tokens_found: Counter,
+    /// Prompt tokens that it had not.
+    pub(crate) tokens_made: Counter,
     /// Requests that wait for a worker.
     pub(crate) pending: Gauge,
     /// Attempts that asked for a place.
@@ -49,6 +53,9 @@ impl ModelMetrics {
         for reason in ["cached_token_limit", "raw_isl_token_limit"] {
             all.router_backpressure.with(&refused(reason));
         }
+        for prompts in [&all.tokenizer_cache_hits, &all.tokenizer_cache_misses] {
+            prompts.with(&[]);
+        }
         all.router_pending_tokens.with(&queue);
         all.router_pending_cached_tokens.with(&queue);
         Self {
@@ -63,6 +70,8 @@ impl ModelMetrics {
             itl: all.inter_token_latency.with(&label),
             ttft: all.time_to_first_token.with(&label),
             duration: all.request_duration.with(&label),
+            tokens_found: all.tokenizer_cached_tokens.with(&label),
+            tokens_made: all.tokenizer_uncached_tokens.with(&label),
             pending: all.router_pending_requests.with(&queue),
             received: all.router_received.with(&queue),
             waited_too_long: all.router_rejected.with(&refused("due_time_passed")),

@@ -3,6 +3,7 @@
 
 use super::files::FileStore;
 use super::ledger::{Group, Identity, Ledger, LeftOut, Scope};
+use super::namespaces::Namespaces;
 use super::{Catalog, Entry, ServedModel, Snapshot};
 use crate::config::{FrontendConfig, MIGRATION_LIMIT};
 use crate::feed::Feeds;
@@ -97,9 +98,9 @@ enum Event {
 impl Watcher {
     pub(crate) fn new(parts: WatcherParts) -> Result<Self, reqwest::Error> {
         let WatcherParts { config, discovery, catalog, metrics, client, feeds, sharing, model_cache } = parts;
+        let (exact, prefix) = (config.namespace.as_deref(), config.namespace_prefix.as_deref());
         let scope = Scope {
-            namespace: config.namespace.clone(),
-            namespace_prefix: config.namespace_prefix.clone(),
+            namespaces: Namespaces::of(exact, prefix, config.namespace_prefix_strict),
             model_name: config.model_name.clone(),
         };
         Ok(Self {
@@ -321,9 +322,9 @@ impl Watcher {
         let cards: Vec<&Arc<ModelCard>> = group.members.iter().map(|(_, card)| card).chain([&group.card]).collect();
         let card = cards[attempt as usize % cards.len()].clone();
         let (model, identity, files) = (name.to_owned(), group.identity, self.files.clone());
-        let done = self.loaded.0.clone();
+        let (done, cache_bytes) = (self.loaded.0.clone(), self.config.tokenizer_cache_bytes);
         self.loads.spawn("load model files", async move {
-            let result = load(&files, &model, card).await;
+            let result = load(&files, &model, card, cache_bytes).await;
             // The watcher is gone only when everything is.
             let _ = done.send(Loaded { model, identity, result }).await;
         });
@@ -353,12 +354,20 @@ impl Watcher {
 }
 
 /// Fetches and loads; off the I/O threads.
-async fn load(store: &FileStore, model: &str, card: Arc<ModelCard>) -> Result<Arc<ModelText>, String> {
+async fn load(
+    store: &FileStore,
+    model: &str,
+    card: Arc<ModelCard>,
+    cache_bytes: usize,
+) -> Result<Arc<ModelText>, String> {
     let files = store.files_of(&card).await.map_err(|e| e.to_string())?;
     let context = card.runtime_config.context_length.or((card.context_length > 0).then_some(card.context_length));
     let model = model.to_owned();
     let mdc_sum = Some(protocol::dynamo::card_sum::card_sum(&card));
-    let read = move || ModelText::load(&model, &files, context, mdc_sum).map(Arc::new).map_err(|e| e.to_string());
+    let read = move || {
+        let text = ModelText::load(&model, &files, context, mdc_sum).map_err(|e| e.to_string())?;
+        Ok(Arc::new(text.with_token_cache(cache_bytes)))
+    };
     store.world().off_thread(read).await.unwrap_or_else(|e| Err(e.to_string()))
 }
 

@@ -6,6 +6,7 @@ use crate::openai::request::Common;
 use crate::openai::{ApiError, ChatCompletionRequest, CompletionRequest};
 use crate::preprocess::ModelText;
 use crate::preprocess::prompt::{self, TextTiming, TokenizedPrompt};
+use crate::text::Reuse;
 use protocol::request::{OutputOptions, PreprocessedRequest, RoutingHints, StopConditions};
 use serde_json::json;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub struct Prepared {
     pub annotations: Vec<(String, String)>,
     /// How long it took to make the prompt.
     pub timing: TextTiming,
+    /// What of the prompt's tokens was known already; `None` where nothing was looked up.
+    pub reuse: Option<Reuse>,
 }
 
 impl Prepared {
@@ -77,8 +80,9 @@ impl ModelText {
         if let Some(ids) = &request.common.nvext.token_data {
             return Ok(vec![lower(prompt::of_tokens(self, ids, "nvext.token_data")?)?]);
         }
+        let salt = request.common.nvext.cache_salt.as_deref();
         let tokenize = |prompt: &Prompt| match prompt {
-            Prompt::Text(text) => prompt::of_text(self, text.clone(), true, "prompt"),
+            Prompt::Text(text) => prompt::of_text(self, text.clone(), true, salt, "prompt"),
             Prompt::Tokens(ids) => prompt::of_tokens(self, ids, "prompt"),
         };
         request.prompts.iter().map(|prompt| lower(tokenize(prompt)?)).collect()
@@ -94,7 +98,8 @@ impl ModelText {
     ) -> Result<Prepared, ApiError> {
         let prompt_tokens = u32::try_from(prompt.token_ids.len()).unwrap_or(u32::MAX);
         let max_tokens = self.max_tokens(prompt_tokens, common.max_tokens, param)?;
-        let (annotations, timing) = (annotations(&common.nvext, &prompt), prompt.timing);
+        let annotations = annotations(&common.nvext, &prompt);
+        let (timing, reuse) = (prompt.timing, prompt.reuse);
         let echo = echo.then(|| prompt.text.unwrap_or_else(|| self.tokenizer.decode(&prompt.token_ids, false)));
         let eos: &[u32] = if common.ignore_eos { &[] } else { &self.eos_token_ids };
         let request = PreprocessedRequest {
@@ -126,7 +131,7 @@ impl ModelText {
             tokens_as_ids: common.return_tokens_as_token_ids,
             echo,
         };
-        Ok(Prepared { request, prompt_tokens, plan: Arc::new(plan), annotations, timing })
+        Ok(Prepared { request, prompt_tokens, plan: Arc::new(plan), annotations, timing, reuse })
     }
 
     /// The limit of new tokens: what was asked for, or the rest of the context.

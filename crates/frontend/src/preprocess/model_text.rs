@@ -1,6 +1,6 @@
 //! Everything of a model that turns text into tokens and back.
 
-use crate::text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError, template};
+use crate::text::{ChatTemplate, TemplateError, TokenCache, Tokenizer, TokenizerError, template};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,6 +56,7 @@ pub enum ModelTextError {
 pub struct ModelText {
     pub(super) name: String,
     pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) token_cache: TokenCache,
     pub(super) template: Option<ChatTemplate>,
     /// In order of `generation_config.json`, `config.json`, `tokenizer_config.json`, each once.
     pub(super) eos_token_ids: Vec<u32>,
@@ -90,12 +91,19 @@ impl ModelText {
         Ok(Self {
             name: name.to_owned(),
             tokenizer: Arc::new(tokenizer),
+            token_cache: TokenCache::new(0),
             template,
             eos_token_ids,
             context_length: context_length.filter(|&length| length > 0),
             mdc_sum,
             vocabulary_len,
         })
+    }
+
+    /// The same with a cache of tokens of at most so many bytes; without one, every prompt is tokenized whole.
+    #[must_use]
+    pub fn with_token_cache(self, bytes_max: usize) -> Self {
+        Self { token_cache: TokenCache::new(bytes_max), ..self }
     }
 
     /// The tokenizer.

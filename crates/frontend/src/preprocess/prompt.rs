@@ -5,7 +5,7 @@ use crate::openai::{ApiError, ChatCompletionRequest};
 use crate::preprocess::ModelText;
 use crate::preprocess::client_text::ClientText;
 use crate::text::template::TemplateMessage;
-use crate::text::{ChatTemplate, TemplateError, TemplateInput, TokenizerError};
+use crate::text::{ChatTemplate, Encoded, Reuse, TemplateError, TemplateInput, TokenizerError};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,6 +15,7 @@ pub(super) struct TokenizedPrompt {
     pub(super) token_ids: Vec<u32>,
     pub(super) text: Option<String>,
     pub(super) timing: TextTiming,
+    pub(super) reuse: Option<Reuse>,
 }
 
 /// How long the text side of a prompt took; absent for what was not done.
@@ -37,17 +38,18 @@ pub(super) fn of_chat(
     }
     let bytes: usize = request.messages.iter().filter_map(|m| m.content.as_ref()).map(|c| c.text_len()).sum();
     check_bytes(model, bytes, "messages")?;
+    let salt = request.common.nvext.cache_salt.as_deref();
     if request.common.nvext.use_raw_prompt == Some(true) {
         // The client writes the whole prompt, its control tokens included, as in a completion.
-        return of_text(model, raw_prompt(&request.messages)?, false, "messages");
+        return of_text(model, raw_prompt(&request.messages)?, false, salt, "messages");
     }
     let start = Instant::now();
     let Rendered { text, mark } = render(model, request, now)?;
     let template = start.elapsed();
     // The template writes the begin-of-text token itself.
     let mut prompt = match mark {
-        None => of_text(model, text, false, "messages")?,
-        Some(mark) => of_marked_text(model, &text, mark)?,
+        None => of_text(model, text, false, salt, "messages")?,
+        Some(mark) => of_marked_text(model, &text, mark, salt)?,
     };
     prompt.timing.template = Some(template);
     Ok(prompt)
@@ -64,30 +66,36 @@ pub(super) fn of_text(
     model: &ModelText,
     text: String,
     add_special_tokens: bool,
+    salt: Option<&str>,
     param: &str,
 ) -> Result<TokenizedPrompt, ApiError> {
     check_bytes(model, text.len(), param)?;
     let start = Instant::now();
-    let token_ids = encoded(model, model.tokenizer.encode(&text, add_special_tokens), param)?;
-    Ok(TokenizedPrompt { token_ids, text: Some(text), timing: tokenized_since(start) })
+    let made = model.token_cache.encode(&model.tokenizer, &text, add_special_tokens, salt);
+    let Encoded { ids, reuse } = encoded(model, made, param)?;
+    Ok(TokenizedPrompt { token_ids: ids, text: Some(text), timing: tokenized_since(start), reuse })
 }
 
-fn of_marked_text(model: &ModelText, text: &str, mark: char) -> Result<TokenizedPrompt, ApiError> {
+/// The prompt of a text in which `mark` stands wherever a control token is cut; see [`crate::text::control`]. No token
+/// spans a mark, and the marks themselves are no part of the text.
+fn of_marked_text(model: &ModelText, text: &str, mark: char, salt: Option<&str>) -> Result<TokenizedPrompt, ApiError> {
     check_bytes(model, text.len(), "messages")?;
     let start = Instant::now();
-    let token_ids = encoded(model, model.tokenizer.encode_marked(text, mark), "messages")?;
-    Ok(TokenizedPrompt { token_ids, text: Some(text.replace(mark, "")), timing: tokenized_since(start) })
+    let parts: Vec<&str> = text.split(mark).filter(|part| !part.is_empty()).collect();
+    let made = model.token_cache.encode_parts(&model.tokenizer, &parts, salt);
+    let Encoded { ids, reuse } = encoded(model, made, "messages")?;
+    Ok(TokenizedPrompt { token_ids: ids, text: Some(parts.concat()), timing: tokenized_since(start), reuse })
 }
 
-fn encoded(model: &ModelText, ids: Result<Vec<u32>, TokenizerError>, param: &str) -> Result<Vec<u32>, ApiError> {
-    let ids = ids.map_err(|error| {
+fn encoded(model: &ModelText, made: Result<Encoded, TokenizerError>, param: &str) -> Result<Encoded, ApiError> {
+    let made = made.map_err(|error| {
         tracing::warn!(model = model.name, %error, "a prompt does not tokenize");
         ApiError::invalid(param, "The prompt cannot be tokenized by this model's tokenizer")
     })?;
-    if ids.is_empty() {
+    if made.ids.is_empty() {
         return Err(ApiError::invalid(param, "The prompt has no tokens"));
     }
-    Ok(ids)
+    Ok(made)
 }
 
 fn tokenized_since(start: Instant) -> TextTiming {
@@ -103,7 +111,7 @@ pub(super) fn of_tokens(model: &ModelText, ids: &[u32], param: &str) -> Result<T
         let last = model.vocabulary_len.saturating_sub(1);
         return Err(ApiError::invalid(param, format!("Token {at} is {id}; this model's tokens go from 0 to {last}")));
     }
-    Ok(TokenizedPrompt { token_ids: ids.to_vec(), text: None, timing: TextTiming::default() })
+    Ok(TokenizedPrompt { token_ids: ids.to_vec(), text: None, timing: TextTiming::default(), reuse: None })
 }
 
 /// Refuses a text that cannot fit, before it costs a tokenization.

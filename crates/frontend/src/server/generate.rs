@@ -272,7 +272,7 @@ impl Accepted {
         let metrics = &self.app.metrics;
         let stage = metrics.stage_requests.with(&["", "preprocess"]);
         stage.inc();
-        let model = model.clone();
+        let (counted, model) = (model.metrics.clone(), model.clone());
         let work = move || {
             let start = Instant::now();
             asked.prepare(&model).map(|prepared| (prepared, start.elapsed()))
@@ -281,8 +281,11 @@ impl Accepted {
         stage.dec();
         let (prepared, took) = result?;
         metrics.stage_duration.with(&["preprocess"]).observe(took.as_secs_f64());
-        for timing in prepared.iter().map(|prompt| prompt.timing) {
-            metrics.text_took(timing);
+        for prompt in &prepared {
+            metrics.text_took(prompt.timing);
+            if let Some(reuse) = prompt.reuse {
+                metrics.tokens_looked_up(&counted, reuse);
+            }
         }
         if prepared.len() * n as usize > CHOICES_MAX {
             let message =

@@ -1,6 +1,7 @@
 //! Text to tokens and back. `fastokens` encodes where it proves to agree with the reference (`tokenizers`).
 
 use crate::text::control::ControlTokens;
+use crate::text::cuts::Cuts;
 use crate::text::pieces::{Pieces, Spelling};
 use crate::text::sample;
 use serde_json::Value;
@@ -67,6 +68,8 @@ pub struct Tokenizer {
     pieces: Option<Pieces>,
     special: Vec<bool>,
     control: Option<ControlTokens>,
+    /// Absent where no text may be cut.
+    cuts: Option<Cuts>,
     has_normalizer: bool,
 }
 
@@ -108,6 +111,7 @@ impl Tokenizer {
             );
         }
         let has_normalizer = value.get("normalizer").is_some_and(|normalizer| !normalizer.is_null());
+        let cuts = Cuts::of(&value, &reference);
         let (fast, encoder) = match fast_encoder(value, &reference, &tokens, &special) {
             Ok(fast) => (Some(fast), Encoder::Fast),
             Err(reason) => (None, Encoder::Reference(reason)),
@@ -119,7 +123,12 @@ impl Tokenizer {
             tokens.iter().zip(&special).filter(|(_, special)| **special).filter_map(|(text, _)| text.as_deref());
         let control = ControlTokens::of(texts);
         let (reference, json) = (OnceLock::from(reference), json.into());
-        Ok(Self { reference, json, fast, encoder, pieces, special, control, has_normalizer })
+        let mut made = Self { reference, json, fast, encoder, pieces, special, control, cuts, has_normalizer };
+        if made.cuts.as_ref().is_some_and(|cuts| !made.agrees_when_cut(cuts, &tokens)) {
+            tracing::warn!("the tokenizer gives other tokens for a text in pieces: prompts are always tokenized whole");
+            made.cuts = None;
+        }
+        Ok(made)
     }
 
     /// Gives back the memory of the reference tokenizer, where the fast encoder and the byte table do its work.
@@ -154,22 +163,28 @@ impl Tokenizer {
         self.encode_by_reference(text, add_special_tokens)
     }
 
-    /// Encodes a text in which `mark` stands wherever a control token is cut; see [`crate::text::control`]. No token
-    /// spans a mark, and the marks themselves are no part of the text.
-    ///
-    /// # Errors
-    /// When the tokenizer's model refuses the text.
-    pub(crate) fn encode_marked(&self, text: &str, mark: char) -> Result<Vec<u32>, TokenizerError> {
-        let mut ids = Vec::new();
-        for part in text.split(mark).filter(|part| !part.is_empty()) {
-            ids.extend(self.encode(part, false)?);
-        }
-        Ok(ids)
-    }
-
     /// The model's control tokens, to be looked for in what clients write.
     pub(crate) fn control(&self) -> Option<&ControlTokens> {
         self.control.as_ref()
+    }
+
+    /// Where texts may be cut; `None` where they may not.
+    pub(crate) fn cuts(&self) -> Option<&Cuts> {
+        self.cuts.as_ref()
+    }
+
+    /// Whether the samples have the same tokens in pieces as whole. The rule of the cuts is proven for what the file
+    /// says; this is for an encoder that reads the file otherwise.
+    fn agrees_when_cut(&self, cuts: &Cuts, tokens: &[Option<String>]) -> bool {
+        let special: Vec<String> =
+            tokens.iter().zip(&self.special).filter(|(_, special)| **special).filter_map(|(t, _)| t.clone()).collect();
+        sample::texts(&special).iter().filter(|text| text.len() < sample::LONG_LEN).all(|text| {
+            let mut joined = Vec::new();
+            cuts.segments(text, 1).iter().all(|segment| {
+                let made = self.encode(segment.text, false).ok();
+                made.and_then(|made| segment.own(&made).map(|own| joined.extend_from_slice(own))).is_some()
+            }) && self.encode(text, false).is_ok_and(|whole| whole == joined)
+        })
     }
 
     /// What [`Tokenizer::encode`] gives, by the reference, whatever the encoder in use.

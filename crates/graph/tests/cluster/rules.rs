@@ -368,3 +368,18 @@ fn components_of_a_good_graph_are_good_and_a_bad_one_is_found_alone() {
     all[0].spec.component.replicas = Some(-1);
     one(&check_component(&all[0]), "spec.replicas", "-1", "0 to");
 }
+
+#[test]
+fn every_example_of_ours_is_a_graph_that_a_cluster_runs() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let value: Value = serde_saphyr::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        if value["kind"] == "DynamoGraphDeployment" {
+            read(&value).unwrap_or_else(|found| panic!("{}: {found:#?}", path.display()));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 3, "examples are missing");
+}

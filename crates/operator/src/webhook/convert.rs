@@ -10,9 +10,8 @@ use serde_json::{Value, json};
 pub fn review(mut review: Value) -> Value {
     let uid = review.pointer("/request/uid").cloned().unwrap_or_else(|| json!(""));
     let wanted = review.pointer("/request/desiredAPIVersion").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let objects = match review.pointer_mut("/request/objects").map(Value::take) {
-        Some(Value::Array(objects)) => objects,
-        _ => return answer(&uid, Err("the review has no request.objects".to_owned())),
+    let Some(Value::Array(objects)) = review.pointer_mut("/request/objects").map(Value::take) else {
+        return answer(&uid, Err("the review has no request.objects".to_owned()));
     };
     let Some(version) = Version::parse(&wanted) else {
         let problem = format!("`{wanted}` is neither nvidia.com/v1alpha1 nor nvidia.com/v1beta1");

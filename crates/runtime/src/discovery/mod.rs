@@ -1,22 +1,28 @@
 //! Discovery: who is there, and how to reach them.
 //!
 //! A [`Discovery`] is one *member* of a store: it registers records, keeps them alive, withdraws them, and watches those
-//! of everybody. Three stores exist: files in a shared folder (Dynamo's `DYN_FILE_KV`), an etcd, and memory, for one
-//! process. A store that is away is never taken for the death of those who registered in it.
+//! of everybody. Four stores exist: files in a shared folder (Dynamo's `DYN_FILE_KV`), an etcd, a Kubernetes namespace, and
+//! memory, for one process. A store that is away is never taken for the death of those who registered in it.
 //!
 //! A [`Watch`] compares states, it does not queue events: a slow watcher skips intermediate states of a record, and
 //! cannot overflow, lag or miss that a record it has seen is gone.
 
+mod backoff;
 mod etcd;
 mod file_keeper;
 mod file_store;
 mod file_table;
 mod inotify_feed;
+mod kubernetes;
+mod outage;
+#[cfg(test)]
+mod stage;
 mod table;
 
 use crate::world::World;
 use etcd::EtcdStore;
 use file_store::FileStore;
+use kubernetes::KubernetesStore;
 use parking_lot::Mutex;
 use protocol::discovery::Record;
 use protocol::ids::InstanceId;
@@ -27,6 +33,7 @@ use std::sync::Arc;
 use table::Table;
 
 pub use etcd::{EtcdConfig, EtcdError, EtcdFault, EtcdTls, EtcdUser};
+pub use kubernetes::{KubernetesConfig, KubernetesError, KubernetesFault, KubernetesMode};
 pub use table::Watch;
 
 /// The buckets of a store; each is a folder `v1/{bucket}` of the file store.
@@ -128,6 +135,27 @@ pub enum DiscoveryError {
         /// Time of the lease.
         ttl_secs: u64,
     },
+    /// An API server that will not have us, or no way to one. Time alone does not heal it.
+    #[error("join the Kubernetes namespace of discovery")]
+    JoinCluster(#[source] KubernetesError),
+    /// A record that an API server will not have.
+    #[error("write the discovery record {key}")]
+    RegisterInCluster {
+        /// Which.
+        key: RecordKey,
+        /// Why.
+        source: KubernetesError,
+    },
+    /// A record that could not be taken back, because the API server does not answer.
+    #[error(
+        "withdraw the discovery record {key}: the API server does not answer; DynamoWorkerMetadata {object} goes with the pod"
+    )]
+    StaysInCluster {
+        /// Which.
+        key: RecordKey,
+        /// The object that has it.
+        object: String,
+    },
     /// A record that cannot be written as JSON: a bug.
     #[error("encode the discovery record {key}")]
     Encode {
@@ -145,7 +173,7 @@ pub struct StoreHealth {
     pub connected: bool,
     /// How often it stopped to.
     pub interruptions: u64,
-    /// How often it dropped our records while we lived.
+    /// How often it dropped our records while we lived: a lease of etcd, an object of Kubernetes.
     pub leases_lost: u64,
 }
 
@@ -157,7 +185,8 @@ impl StoreHealth {
 /// A member of a discovery store. Clones are the same member.
 ///
 /// Dropping the last clone withdraws the member's records as far as it can; a process that is killed leaves them, and
-/// they expire: files after 10 s, keys of etcd with their lease.
+/// they expire: files after 10 s, keys of etcd with their lease; an object of Kubernetes counts no more once its pod is not
+/// ready, and goes with it.
 #[derive(Clone, Debug)]
 pub struct Discovery {
     member: Arc<Member>,
@@ -167,6 +196,7 @@ pub struct Discovery {
 enum Store {
     File(Arc<FileStore>),
     Etcd(Arc<EtcdStore>),
+    Kubernetes(Arc<KubernetesStore>),
     Memory(Arc<Table>),
 }
 
@@ -196,6 +226,16 @@ impl Discovery {
         Ok(Self::on(Store::Etcd(Arc::new(EtcdStore::open(config).await.map_err(DiscoveryError::Join)?))))
     }
 
+    /// Joins the discovery of a Kubernetes namespace. When the API server answers, what lies there has been read when this
+    /// returns, within seconds; when it does not, it is asked again for ever, and the log says why and what to do.
+    ///
+    /// # Errors
+    /// [`DiscoveryError::JoinCluster`] when there is no way to an API server, or it answers that it will not have us.
+    pub async fn kubernetes(config: KubernetesConfig) -> Result<Self, DiscoveryError> {
+        let store = KubernetesStore::open(config).await.map_err(DiscoveryError::JoinCluster)?;
+        Ok(Self::on(Store::Kubernetes(Arc::new(store))))
+    }
+
     /// A new store in memory, for one process.
     pub fn memory() -> Self {
         Self::on(Store::Memory(Arc::new(Table::default())))
@@ -211,21 +251,23 @@ impl Discovery {
     }
 
     /// An id for a new instance on the machine of `world`. Random, but for the first of a process in etcd, which has
-    /// the id of the lease.
+    /// the id of the lease, and in Kubernetes, where it follows from the name of the pod.
     pub fn instance_id(&self, world: &World) -> InstanceId {
         match &self.member.store {
             Store::Etcd(store) => store.instance_id(),
+            Store::Kubernetes(store) => store.instance_id(),
             Store::File(_) | Store::Memory(_) => InstanceId(world.random()),
         }
     }
 
     /// Creates or replaces a record, and keeps it alive until it is withdrawn or this member is dropped.
     ///
-    /// With etcd it resolves once the record is there, which is as late as etcd is: a caller that has no time drops the
+    /// With etcd and Kubernetes it resolves once the record is there, which is as late as they are: a caller that has no time drops the
     /// future and withdraws the record.
     ///
     /// # Errors
-    /// [`DiscoveryError::Write`] or [`DiscoveryError::Register`]; the record is then not there.
+    /// [`DiscoveryError::Write`], [`DiscoveryError::Register`] or [`DiscoveryError::RegisterInCluster`]; the record is then
+    /// not there.
     pub async fn register(&self, record: &Record) -> Result<(), DiscoveryError> {
         let key = RecordKey::of(record);
         // Before it is written: a member that is dropped while it waits withdraws it.
@@ -233,6 +275,7 @@ impl Discovery {
         let written = match &self.member.store {
             Store::File(store) => store.write(&key, record).await,
             Store::Etcd(store) => store.write(&key, record).await,
+            Store::Kubernetes(store) => store.write(&key, record).await,
             Store::Memory(table) => {
                 table.put(key.clone(), record.clone());
                 Ok(())
@@ -247,12 +290,14 @@ impl Discovery {
     /// Removes a record. Removing one that is not there is no error.
     ///
     /// # Errors
-    /// [`DiscoveryError::Withdraw`] or [`DiscoveryError::Stays`]; it is then no longer kept alive, and expires.
+    /// [`DiscoveryError::Withdraw`], [`DiscoveryError::Stays`] or [`DiscoveryError::StaysInCluster`]; it is then no longer
+    /// kept alive, and expires.
     pub async fn withdraw(&self, key: &RecordKey) -> Result<(), DiscoveryError> {
         self.member.registered.lock().remove(key);
         match &self.member.store {
             Store::File(store) => store.remove(vec![key.clone()]).await,
             Store::Etcd(store) => store.remove(std::slice::from_ref(key)).await,
+            Store::Kubernetes(store) => store.remove(std::slice::from_ref(key)).await,
             Store::Memory(table) => {
                 table.delete(key);
                 Ok(())
@@ -267,6 +312,7 @@ impl Discovery {
         let removed = match &self.member.store {
             Store::File(store) => store.remove(keys).await,
             Store::Etcd(store) => store.remove(&keys).await,
+            Store::Kubernetes(store) => store.remove(&keys).await,
             Store::Memory(table) => {
                 keys.iter().for_each(|key| table.delete(key));
                 Ok(())
@@ -277,11 +323,13 @@ impl Discovery {
         }
     }
 
-    /// Leaves the store with all members of this process, at its end: the lease of etcd is revoked. Nothing can be
-    /// registered after it. Bounded in time; the other stores have nothing to do.
+    /// Leaves the store with all members of this process, at its end: the lease of etcd is revoked, our object in
+    /// Kubernetes removed. Nothing can be registered after it. Bounded in time; the other stores have nothing to do.
     pub async fn leave(&self) {
-        if let Store::Etcd(store) = &self.member.store {
-            store.leave().await;
+        match &self.member.store {
+            Store::Etcd(store) => store.leave().await,
+            Store::Kubernetes(store) => store.leave().await,
+            Store::File(_) | Store::Memory(_) => {}
         }
     }
 
@@ -289,6 +337,7 @@ impl Discovery {
     pub fn health(&self) -> StoreHealth {
         match &self.member.store {
             Store::Etcd(store) => store.health(),
+            Store::Kubernetes(store) => store.health(),
             Store::File(_) | Store::Memory(_) => StoreHealth::ALWAYS,
         }
     }
@@ -307,6 +356,7 @@ impl Discovery {
         match &self.member.store {
             Store::File(store) => store.table(),
             Store::Etcd(store) => store.table(),
+            Store::Kubernetes(store) => store.table(),
             Store::Memory(table) => table,
         }
     }
@@ -319,6 +369,7 @@ impl Drop for Member {
             // A few unlinks, microseconds each: not worth a thread that may not get to run at shutdown.
             Store::File(store) => store.remove_now(&keys),
             Store::Etcd(store) => store.remove_later(&keys),
+            Store::Kubernetes(store) => store.remove_later(&keys),
             Store::Memory(table) => keys.iter().for_each(|key| table.delete(key)),
         }
     }

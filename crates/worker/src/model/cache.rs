@@ -13,12 +13,26 @@ const LOCK_POLL: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelCache {
     root: PathBuf,
+    /// A folder that others fill and that is only read here.
+    shared: Option<PathBuf>,
 }
 
 impl ModelCache {
     /// The cache at `root` (`…/busbar/models`). Nothing is created yet.
     pub fn at(root: impl Into<PathBuf>) -> ModelCache {
-        ModelCache { root: root.into() }
+        ModelCache { root: root.into(), shared: None }
+    }
+
+    /// The same with a folder that [`super::fill`] has filled, in which models are looked for first and nothing is
+    /// written.
+    pub fn with_shared(mut self, folder: Option<PathBuf>) -> ModelCache {
+        self.shared = folder;
+        self
+    }
+
+    /// The folder that others fill.
+    pub(super) fn shared(&self) -> Option<&Path> {
+        self.shared.as_deref()
     }
 
     /// The cache that the environment gives: `$XDG_CACHE_HOME/busbar/models`, else `~/.cache/busbar/models`; `None`

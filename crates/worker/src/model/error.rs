@@ -128,6 +128,18 @@ pub enum ModelError {
         /// What the hub said.
         source: HubError,
     },
+    /// Another process has taken over the writing, because this one was silent for too long.
+    #[error("model: {folder}: the right to write was lost to another process")]
+    LeaseLost {
+        /// The shared folder.
+        folder: PathBuf,
+    },
+    /// A path was to be brought into a shared folder.
+    #[error("model: {path}: only a model of the hub, or smollm2, is brought into a shared folder")]
+    NotShared {
+        /// The path.
+        path: PathBuf,
+    },
     /// The model is there, but this engine cannot run it.
     #[error("model: {model} does not fit the {engine} engine: {why}")]
     NoFit {
@@ -186,6 +198,10 @@ impl ModelError {
             }
             ModelError::Hub { source, repository } => source.remedy(repository),
             ModelError::NotHere { source, name } => format!("{OFFER}; or: {}", source.remedy(name)),
+            ModelError::LeaseLost { .. } => "run this again; what has come stays".into(),
+            ModelError::NotShared { .. } => {
+                "copy the file or folder there yourself, and give its path to the workers with `--model`".into()
+            }
             ModelError::NoFit { remedy, .. } => remedy.clone(),
         }
     }

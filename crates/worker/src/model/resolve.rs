@@ -11,8 +11,9 @@ use super::local::{LocalModel, Weights};
 use super::packaged::{SMOLLM2, resolve_packaged};
 use super::pip::PipCommand;
 use super::progress::{Progress, Stage, tell};
+use super::shared::Manifest;
 use super::source::{HubName, ModelSource};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Re-quantises the GGUF at the first path to Q8_0 into a new file at the second; the text of an error is shown.
@@ -52,8 +53,8 @@ pub async fn resolve(
         ModelSource::Packaged { asked } => resolve_packaged(&SMOLLM2, asked.as_deref(), context, progress).await?,
         ModelSource::File(path) => gguf_file::model(path, stem(path), cache, progress).await?,
         ModelSource::Folder(path) => {
-            let name = path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
-            folder(path, name, context, progress).await?
+            let (path, name) = in_folder(path, context.engine)?;
+            folder(&path, name, context, progress).await?
         }
         ModelSource::Hub(name) => of_hub(name, context, progress).await?,
         ModelSource::Named(name) => of_hub(name, context, progress).await.map_err(|error| match error {
@@ -78,6 +79,17 @@ fn is_absence(error: &HubError) -> bool {
 async fn of_hub(name: &HubName, context: &ResolveContext, progress: &dyn Progress) -> Result<LocalModel, ModelError> {
     let path = hub::fetch(name, &context.hub, &context.cache, context.engine, progress).await?;
     folder(&path, name.repository(), context, progress).await
+}
+
+/// Where in a folder the model is, and its name: the only one of a shared folder, else the folder itself.
+fn in_folder(path: &Path, engine: EngineKind) -> Result<(PathBuf, String), ModelError> {
+    let manifest = Manifest::read(path);
+    if manifest.models.is_empty() {
+        let name = path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
+        return Ok((path.to_owned(), name));
+    }
+    let only = manifest.only(engine).map_err(|what| ModelError::Folder { folder: path.to_owned(), what })?;
+    Ok((only.folder(path), only.name.clone()))
 }
 
 /// A folder: in Hugging Face's layout, or with one GGUF, or both.

@@ -1,8 +1,9 @@
 //! The two loops of an etcd store, and what they share with its handle.
 
 use super::super::StoreHealth;
+use super::super::backoff::Backoff;
+use super::super::outage::Outage;
 use super::api::{Etcd, Events, Listing, WatchEvent};
-use super::backoff::Backoff;
 use super::error::{EtcdError, EtcdFault};
 use super::mirror::Mirror;
 use super::registrar::{Act, Registrar};
@@ -24,9 +25,6 @@ const LIST_MAX: Duration = Duration::from_secs(15);
 
 /// Longest pause between two tries: how late we may be when etcd comes back.
 const RETRY_MAX: Duration = Duration::from_secs(2);
-
-/// How often an outage that goes on is told in the log.
-const REMIND_EVERY: Duration = Duration::from_secs(60);
 
 /// Renewals are tried more than once within a lease: pauses and answers are short against it.
 const SHARE_OF_TTL: u32 = 4;
@@ -100,7 +98,7 @@ async fn within<T>(longest: Duration, call: impl Future<Output = Result<T, EtcdE
 /// Brings what lies in etcd to what this process wants there, for ever; ends when the lease was given up.
 pub(super) async fn keep<E: Etcd>(etcd: Arc<E>, shared: Arc<Shared>) {
     let mut backoff = Backoff::new(shared.retry_max());
-    let mut outage = Outage::new("keep our records");
+    let mut outage = Outage::new("etcd", "keep our records");
     let answer_max = ANSWER_MAX.min(shared.ttl / SHARE_OF_TTL).max(ANSWER_MIN);
     loop {
         let act = shared.ask(|registrar| registrar.next(Instant::now()));
@@ -159,7 +157,7 @@ pub(super) async fn follow<E: Etcd>(
     first: Result<Listing, EtcdError>,
 ) {
     let mut backoff = Backoff::new(shared.retry_max());
-    let mut outage = Outage::new("follow the workers");
+    let mut outage = Outage::new("etcd", "follow the workers");
     let mut listing = first;
     loop {
         let began = Instant::now();
@@ -187,7 +185,7 @@ async fn one_watch<E: Etcd>(
     shared: &Shared,
     mirror: &mut Mirror,
     listing: &Listing,
-    outage: &mut Outage,
+    outage: &mut Outage<EtcdError>,
 ) -> EtcdError {
     mirror.relist(listing, Instant::now());
     if !listing.cut {
@@ -239,39 +237,5 @@ async fn sleep_until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
-    }
-}
-
-/// An outage as the log tells it: its beginning, a reminder a minute, its end.
-#[derive(Debug)]
-struct Outage {
-    what: &'static str,
-    since: Option<Instant>,
-    told: Option<(EtcdFault, Instant)>,
-}
-
-impl Outage {
-    fn new(what: &'static str) -> Self {
-        Self { what, since: None, told: None }
-    }
-
-    fn failed(&mut self, error: &EtcdError, now: Instant) {
-        let since = *self.since.get_or_insert(now);
-        if self.told.is_some_and(|(fault, at)| fault == error.fault && now < at + REMIND_EVERY) {
-            tracing::debug!(%error, "cannot {}", self.what);
-            return;
-        }
-        self.told = Some((error.fault, now));
-        tracing::warn!(
-            %error, remedy = error.remedy(), for_secs = (now - since).as_secs(),
-            "cannot {}; what is known stays, and it is tried again", self.what
-        );
-    }
-
-    fn is_over(&mut self, now: Instant) {
-        self.told = None;
-        if let Some(since) = self.since.take() {
-            tracing::info!(after_secs = (now - since).as_secs_f64(), "etcd answers again: can {}", self.what);
-        }
     }
 }

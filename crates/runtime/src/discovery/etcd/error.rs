@@ -1,5 +1,6 @@
 //! What can be wrong with an etcd, told apart by what helps.
 
+use super::super::outage::StoreError;
 use std::fmt;
 
 /// What helps.
@@ -85,3 +86,15 @@ impl fmt::Display for EtcdError {
 }
 
 impl std::error::Error for EtcdError {}
+
+impl StoreError for EtcdError {
+    type Fault = EtcdFault;
+
+    fn fault(&self) -> EtcdFault {
+        self.fault
+    }
+
+    fn remedy(&self) -> String {
+        EtcdError::remedy(self).to_owned()
+    }
+}

@@ -166,7 +166,7 @@ fn parse_record(key: &RecordKey, value: &[u8]) -> Result<Record, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stage::endpoint;
+    use super::super::super::stage::endpoint;
     use super::*;
 
     const TTL: Duration = Duration::from_secs(30);

@@ -7,7 +7,6 @@
 //! Source: Dynamo 1.6.1 on the wire, §2.3; decision 0003.
 
 mod api;
-mod backoff;
 mod client;
 mod config;
 mod connect;
@@ -19,8 +18,6 @@ mod rpc;
 
 #[cfg(test)]
 mod memory;
-#[cfg(test)]
-mod stage;
 #[cfg(test)]
 mod tests;
 

@@ -1,11 +1,11 @@
 //! The whole store against an etcd in memory, in paused time: what an outage, a loss of data, of a lease or of history
 //! does to those who registered and to those who watch.
 
+use super::super::stage::endpoint;
 use super::super::{Change, Discovery, DiscoveryError, RecordKey, Store, Watch};
 use super::EtcdStore;
 use super::error::EtcdFault;
 use super::memory::MemoryEtcd;
-use super::stage::endpoint;
 use crate::world::World;
 use protocol::discovery::Record;
 use std::future::Future;

@@ -5,6 +5,7 @@
 //! group at once. Worker and keeper are one program, told apart by [`KEEP_VERB`].
 
 use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
 
 /// First argument that makes the program a keeper; the command line to keep follows.
@@ -22,7 +23,24 @@ pub fn keep(command: &[String]) -> std::io::Result<ExitStatus> {
     let mut child = Command::new(program).args(arguments).stdin(Stdio::null()).spawn()?;
     let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
     std::thread::spawn(move || watch(std::io::stdin().lock(), pid));
-    child.wait()
+    // In a container nobody else would reap vLLM's own processes when their parents are gone. A kernel that refuses
+    // leaves them to the container's first process.
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    match pid {
+        Some(pid) => reap_until(pid),
+        None => child.wait(),
+    }
+}
+
+/// Waits for every process that becomes ours, until `child` is among them.
+fn reap_until(child: rustix::process::Pid) -> std::io::Result<ExitStatus> {
+    loop {
+        match rustix::process::wait(rustix::process::WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid == child => return Ok(ExitStatus::from_raw(status.as_raw())),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Ends the child when it is asked to, and the group when nobody is there to ask.

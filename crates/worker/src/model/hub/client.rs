@@ -90,9 +90,15 @@ impl Client {
                 status: status.as_u16(),
                 who: if self.config.token.is_some() { "the owner of this token" } else { "an anonymous user" },
             },
+            StatusCode::TOO_MANY_REQUESTS => HubError::Busy { endpoint, wait_secs: retry_after(&response) },
             _ => HubError::Answer { endpoint, what: format!("with HTTP {status}") },
         })
     }
+}
+
+/// Seconds that `Retry-After` asks to wait; a date is taken for nothing.
+fn retry_after(response: &Response) -> Option<u64> {
+    response.headers().get(reqwest::header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
 }
 
 /// The deepest cause is the one that helps (`dns error`, `connection refused`). The address is left out: the hub's

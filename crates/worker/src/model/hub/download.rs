@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Attempts at one file, without a byte gained between them, before it fails.
-const ATTEMPTS: u32 = 5;
+pub(super) const ATTEMPTS: u32 = 5;
 /// Before the second attempt; doubled each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Bytes that are hashed at a time.
 const CHUNK: usize = 1 << 20;
 
@@ -68,7 +68,7 @@ pub(super) async fn file(
         if failures >= ATTEMPTS {
             return Err(DownloadError::Hub(error));
         }
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(error.pause(pause)).await;
         pause = if failures == 1 { FIRST_PAUSE } else { pause * 2 };
     }
 }
@@ -76,8 +76,8 @@ pub(super) async fn file(
 /// Whether the same request may succeed a moment later.
 fn is_passing(error: &HubError) -> bool {
     match error {
-        HubError::Unreachable { .. } => true,
-        HubError::Answer { what, .. } => what.contains("HTTP 5") || what.contains("HTTP 429") || what.contains("ended"),
+        HubError::Unreachable { .. } | HubError::Busy { .. } => true,
+        HubError::Answer { what, .. } => what.contains("HTTP 5") || what.contains("ended"),
         _ => false,
     }
 }
@@ -159,7 +159,8 @@ async fn verify(
     Ok(Some(HubError::Checksum { file: file.path.clone(), found, expected }))
 }
 
-fn hash(path: &Path) -> Result<String, ModelError> {
+/// The sha256 of a file, lower-case hex. Blocking.
+pub(in crate::model) fn hash(path: &Path) -> Result<String, ModelError> {
     let mut file = File::open(path).map_err(ModelError::io("open", path))?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; CHUNK];

@@ -1,5 +1,7 @@
 //! Why the hub did not give a file.
 
+use std::time::Duration;
+
 /// Why the hub did not give a repository or a file. Never holds the token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HubError {
@@ -32,6 +34,14 @@ pub enum HubError {
         /// `an anonymous user` or `the owner of this token`.
         who: &'static str,
     },
+    /// Too many requests, again and again.
+    #[error("the hub at {endpoint} has too many requests from here (HTTP 429)")]
+    Busy {
+        /// The hub.
+        endpoint: String,
+        /// Seconds that it asks to wait (`Retry-After`).
+        wait_secs: Option<u64>,
+    },
     /// Another answer than asked for.
     #[error("the hub at {endpoint} answered {what}")]
     Answer {
@@ -62,7 +72,18 @@ pub enum HubError {
     },
 }
 
+/// Longest wait that a hub is granted; one that asks for more is given up sooner.
+const WAIT_SECS_MAX: u64 = 60;
+
 impl HubError {
+    /// How long to wait before the next attempt, where `usual` is the wait of one's own.
+    pub(super) fn pause(&self, usual: Duration) -> Duration {
+        match self {
+            HubError::Busy { wait_secs: Some(seconds), .. } => Duration::from_secs((*seconds).min(WAIT_SECS_MAX)),
+            _ => usual,
+        }
+    }
+
     /// What to do about it, for the repository `OWNER/NAME`.
     pub(in crate::model) fn remedy(&self, repository: &str) -> String {
         match self {
@@ -77,6 +98,11 @@ impl HubError {
                 "accept the model's terms at {endpoint}/{repository} and set HF_TOKEN to a token of that account that \
                  may read it"
             ),
+            HubError::Busy { .. } => {
+                "wait some minutes; set HF_TOKEN, which has a limit of its own; or fetch the model once into a shared \
+                 folder: `busbar model fetch --into FOLDER`"
+                    .into()
+            }
             HubError::Answer { .. } => "try again later, or set HF_ENDPOINT to a mirror".into(),
             HubError::NoFormat { engine: "embedded", .. } => format!(
                 "name a repository with GGUF files (often `hf:{repository}-GGUF`), or install vLLM on a machine with a \

@@ -11,6 +11,7 @@ mod listing;
 mod pick;
 
 pub use config::{HubConfig, Token};
+pub(super) use download::hash as sha256_of;
 pub use error::HubError;
 pub(super) use pick::best_gguf;
 
@@ -22,6 +23,7 @@ use super::hf_folder::HfFolder;
 use super::progress::Progress;
 use super::source::HubName;
 use client::Client;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 
 /// Written last into a fetched snapshot: its files and their sizes.
@@ -40,7 +42,11 @@ pub(super) async fn fetch(
     if let Some(folder) = in_hub_cache(name, config, engine) {
         return Ok(folder);
     }
-    let ours = cache.folder("hub")?.join(format!("{}--{}", name.owner, name.name));
+    let shared = cache.shared().map(|folder| folder.join("hub").join(folder_name(name)));
+    if let Some(folder) = shared.and_then(|shared| known_snapshot(&shared, name, engine)) {
+        return Ok(folder);
+    }
+    let ours = cache.folder("hub")?.join(folder_name(name));
     std::fs::create_dir_all(&ours).map_err(ModelError::io("create", &ours))?;
     let failed = |source| ModelError::Hub { repository: name.repository(), source };
     if let Some(folder) = known_snapshot(&ours, name, engine) {
@@ -54,7 +60,7 @@ pub(super) async fn fetch(
         return Ok(folder);
     }
     let client = Client::new(config).map_err(failed)?;
-    let listing = client.listing(name).await.map_err(failed)?;
+    let listing = patiently(|| client.listing(name)).await.map_err(failed)?;
     let picked = pick::files(&listing, engine).map_err(failed)?;
     let folder = ours.join(&listing.commit).join(pick::folder(engine));
     std::fs::create_dir_all(&folder).map_err(ModelError::io("create", &folder))?;
@@ -68,6 +74,24 @@ pub(super) async fn fetch(
     }
     finish(&ours, name, &listing.commit, &folder, &picked)?;
     Ok(folder)
+}
+
+/// The folder of a repository in a cache.
+fn folder_name(name: &HubName) -> String {
+    format!("{}--{}", name.owner, name.name)
+}
+
+/// Asks again as long as the hub asks to wait, up to [`download::ATTEMPTS`] times.
+async fn patiently<T, F: Future<Output = Result<T, HubError>>>(ask: impl Fn() -> F) -> Result<T, HubError> {
+    for attempt in 1u32.. {
+        match ask().await {
+            Err(error @ HubError::Busy { .. }) if attempt < download::ATTEMPTS => {
+                tokio::time::sleep(error.pause(download::FIRST_PAUSE * 2u32.pow(attempt))).await;
+            }
+            answered => return answered,
+        }
+    }
+    unreachable!("the last attempt returns")
 }
 
 /// Bytes of `file` that an earlier run left in `folder`, whole or in part.

@@ -1,30 +1,30 @@
-//! How long to wait before an etcd that failed is asked again.
+//! How long to wait before a store that failed is asked again.
 
 use std::time::Duration;
 
 /// First wait: a member that restarts or a leader that is elected needs about a second.
 const FIRST: Duration = Duration::from_millis(100);
 
-/// Waits that double, with jitter: a fleet that lost its etcd must not come back as one.
+/// Waits that double, with jitter: a fleet that lost its store must not come back as one.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(in crate::discovery) struct Backoff {
     longest: Duration,
     failures: u32,
 }
 
 impl Backoff {
-    pub(super) fn new(longest: Duration) -> Self {
+    pub(in crate::discovery) fn new(longest: Duration) -> Self {
         Self { longest, failures: 0 }
     }
 
     /// The next wait: between half and all of the step; `chance` is uniform in 0..1.
-    pub(super) fn next(&mut self, chance: f64) -> Duration {
+    pub(in crate::discovery) fn next(&mut self, chance: f64) -> Duration {
         let step = FIRST.saturating_mul(1 << self.failures.min(10)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         step.mul_f64(0.5 + 0.5 * chance.clamp(0.0, 1.0))
     }
 
-    pub(super) fn reset(&mut self) {
+    pub(in crate::discovery) fn reset(&mut self) {
         self.failures = 0;
     }
 }

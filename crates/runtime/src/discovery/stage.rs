@@ -1,10 +1,10 @@
-//! What the tests of this module share.
+//! What the tests of the stores share.
 
 use protocol::discovery::{Codec, EndpointRecord, Record, RequestTransport};
 use protocol::ids::InstanceId;
 
 /// The record of an endpoint.
-pub(super) fn endpoint(instance: u64, port: u16) -> Record {
+pub(in crate::discovery) fn endpoint(instance: u64, port: u16) -> Record {
     Record::Endpoint(EndpointRecord {
         component: "backend".into(),
         endpoint: "generate".into(),
