@@ -119,9 +119,8 @@ async fn act(config: &Config, metrics: &Arc<Metrics>, term: Term) -> Result<(), 
     let models =
         Models { context: context.clone(), k8s_namespace: watch_namespace.clone(), image: config.image.clone() };
     let adapters = adapter::run(config.client.clone(), watch_namespace, lost.clone());
-    let loops = async {
-        tokio::join!(run_all(context, triggers, lost.clone()), adapters, model::run(models, lost.clone()))
-    };
+    let loops =
+        async { tokio::join!(run_all(context, triggers, lost.clone()), adapters, model::run(models, lost.clone())) };
     let result = tokio::select! {
         _ = loops => Ok(()),
         // A killed process finishes nothing.
