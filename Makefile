@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO := cargo
 BUSBAR := $(or $(CARGO_TARGET_DIR),target)/release/busbar
 
-.PHONY: help up build packages test vllm test-vllm lint bench e2e-smoke reference fuzz kubernetes-smoke
+.PHONY: help up build packages test vllm test-vllm lint image bench e2e-smoke reference fuzz kubernetes-smoke
 
 help: ## Show this list.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 20
@@ -37,6 +37,9 @@ e2e-smoke: ## Journey 1 with a new HOME on the binary that is built: up, a real 
 kubernetes-smoke: ## A real Kubernetes 1.35 on this machine, used and broken (compiles it once, 20 to 40 minutes; as root).
 	@tests-env/packages.sh kubernetes
 	@tests-env/kubernetes/smoke.sh
+
+image: build ## Save the container image as target/busbar-image.tar, or push it: `make image PUSH=REGISTRY/NAME:TAG`.
+	@$(if $(PUSH),$(BUSBAR) image push $(PUSH),$(BUSBAR) image save target/busbar-image.tar)
 
 bench: build ## Measure what SPECIFICATION says, beside stock Dynamo, the routers and the bare library (`bench/run.sh PART` for one part).
 	@bench/run.sh

@@ -10,6 +10,7 @@ ROOT=$(realpath "$HERE/../..")
 CHART=$ROOT/assets/charts/busbar-platform
 WORK=$(mktemp -d)
 STATE=$(realpath -m "${1:-$WORK/cluster}")
+BUSBAR=$(realpath "${CARGO_TARGET_DIR:-$ROOT/target}/release/busbar")
 # Waits are on conditions; no wait here takes more than seconds on an idle machine.
 WAIT_SECONDS_MAX=180
 . "$HERE/../parts.sh"
@@ -67,21 +68,48 @@ begin() {
 }
 
 starts() {
+  [ -x "$BUSBAR" ] || fail "$BUSBAR is not built; run make build"
   if [ ! -e "$STATE/env" ]; then "$HERE/cluster.sh" up "$STATE" | tail -n 2; fi
   need_monitor_definitions
   . "$STATE/env"
-  kubectl apply --server-side -f "$KUBERNETES/monitors" -f "$ROOT/assets/crds" >/dev/null
+  kubectl apply --server-side -f "$KUBERNETES/monitors" >/dev/null
   "$HERE/storage.sh" "$STATE" gp3 12 >/dev/null
   read -r -a STAND_INS < <("$HERE/standins.sh" "$STATE" 2>"$WORK/standins" | paste -sd' ') || fail "no stand-ins: $(cat "$WORK/standins")"
-  ok "a cluster with the definitions of assets/crds and of the Prometheus operator, volumes, and images of NATS and etcd"
+  "$BUSBAR" image push "$BUSBAR_TEST_REGISTRY/busbar:v1" --plain-http >"$WORK/out" 2>&1 || fail "busbar image push: $(cat "$WORK/out")"
+  ok "a cluster with the definitions of the Prometheus operator, volumes, and images of busbar, NATS and etcd"
 }
+
+# The Job of the release, in the image of this build, on a cluster that never saw a definition.
+definitions() {
+  local -a flags=(--set global.nats.install=false,dynamo-operator.controllerManager.replicas=0
+    --set "dynamo-operator.controllerManager.manager.image.repository=$BUSBAR_TEST_REGISTRY/busbar,dynamo-operator.controllerManager.manager.image.tag=v1")
+  established() { kubectl get crd -o jsonpath='{range .items[?(@.spec.group=="nvidia.com")]}{.status.conditions[?(@.type=="Established")].status}{"\n"}{end}' | grep -c True; }
+  begin chart-definitions
+  release install "${flags[@]}" >"$WORK/out" || fail "install: $(cat "$WORK/out"; k logs job/busbar-crds || true)"
+  is 6 established || fail "the Job did not apply all definitions: $(kubectl get crd)"
+  is chart-definitions kubectl get crd dynamographdeployments.nvidia.com -o jsonpath='{.spec.conversion.webhook.clientConfig.service.namespace}' ||
+    fail "the definitions do not name the operator's namespace"
+  [ -z "$(k get job,serviceaccount -o name | grep crds)$(kubectl get clusterrole,clusterrolebinding -o name | grep busbar-crds)" ] ||
+    fail "the Job or its rights are left after it"
+  ok "helm install: the Job applies the six definitions under restricted pod security, and it and its rights are gone after it"
+  kubectl delete crd dynamomodels.nvidia.com >/dev/null
+  release upgrade "${flags[@]}" >"$WORK/out" || fail "upgrade: $(cat "$WORK/out"; k logs job/busbar-crds || true)"
+  is 6 established || fail "an upgrade does not bring back a definition"
+  ok "helm upgrade: the Job brings back a definition that is gone"
+  helm uninstall busbar --namespace "$NAMESPACE" --wait >/dev/null
+  nothing_left
+  is 6 established || fail "an uninstall took definitions along"
+  ok "helm uninstall leaves the definitions"
+}
+
+OPERATOR=system:serviceaccount:busbar-system:busbar-operator
+NO_PODS=(--set dynamo-operator.controllerManager.replicas=0 --set dynamo-operator.upgradeCRD=false --set global.nats.install=false
+  --set dynamo-operator.controllerManager.manager.image.repository=registry.example/busbar)
 
 # The operator's objects without its pods: of these, what the API server and RBAC make of them.
 permissions() {
-  local operator=system:serviceaccount:busbar-system:busbar-operator
-  allowed() { kubectl auth can-i "$@" --as="$operator" 2>/dev/null || true; }
-  local -a off=(--set dynamo-operator.controllerManager.replicas=0 --set dynamo-operator.upgradeCRD=false
-    --set dynamo-operator.controllerManager.manager.image.repository=registry.example/busbar --set global.nats.install=false)
+  allowed() { kubectl auth can-i "$@" --as="$OPERATOR" 2>/dev/null || true; }
+  local -a off=("${NO_PODS[@]}")
   begin busbar-system
   release install "${off[@]}" >"$WORK/out" || fail "install without pods: $(cat "$WORK/out")"
   local asked
@@ -90,14 +118,14 @@ permissions() {
     # shellcheck disable=SC2086  # words of one command
     is yes allowed $asked -n default || fail "the operator may not $asked"
   done
-  for asked in "get secrets" "create daemonsets.apps" "create pods" "create pods --subresource=exec" "impersonate users" "delete nodes" \
+  for asked in "get secrets" "create daemonsets.apps" "create pods" "delete pods" "create pods --subresource=exec" "impersonate users" "delete nodes" \
     "patch customresourcedefinitions.apiextensions.k8s.io/others.example" "patch validatingwebhookconfigurations.admissionregistration.k8s.io/other"; do
     # shellcheck disable=SC2086
     is no allowed $asked -n default || fail "the operator may $asked"
   done
-  kubectl -n default create role graph --as="$operator" --dry-run=server --verb=get,list,watch --resource=pods,endpointslices.discovery.k8s.io >/dev/null ||
+  kubectl -n default create role graph --as="$OPERATOR" --dry-run=server --verb=get,list,watch --resource=pods,endpointslices.discovery.k8s.io >/dev/null ||
     fail "the operator may not give a graph what discovery needs"
-  ! kubectl -n default create role graph --as="$operator" --dry-run=server --verb=get --resource=secrets >/dev/null 2>&1 ||
+  ! kubectl -n default create role graph --as="$OPERATOR" --dry-run=server --verb=get --resource=secrets >/dev/null 2>&1 ||
     fail "the operator may give away what it does not have"
   ok "cluster mode: the operator may do what graphs need in any namespace, and reads no secret, starts no pod, touches no definition but its own"
   release upgrade "${off[@]}" --set dynamo-operator.imagePullSecretDiscovery.enabled=true >/dev/null
@@ -109,6 +137,42 @@ permissions() {
   ok "secrets are read where the switch says so; a restricted operator acts in its namespace alone"
   helm uninstall busbar --namespace "$NAMESPACE" --wait >/dev/null
   nothing_left
+}
+
+# What the operator writes into the release's objects, with its rights, outlives an upgrade and goes with an uninstall.
+written() {
+  as_operator() { kubectl --as="$OPERATOR" "$@" >"$WORK/out" 2>&1; }
+  local kind
+  NAMESPACE=busbar-system
+  release install "${NO_PODS[@]}" >"$WORK/out" || fail "install: $(cat "$WORK/out")"
+  for kind in Validating Mutating; do
+    cat >"$WORK/webhook.yaml" <<EOF
+apiVersion: admissionregistration.k8s.io/v1
+kind: ${kind}WebhookConfiguration
+metadata: {name: busbar-operator-${kind,,}}
+webhooks:
+- name: a.busbar.dev
+  clientConfig: {service: {name: busbar-operator-webhook, namespace: busbar-system, path: /, port: 443}}
+  rules: [{apiGroups: [nvidia.com], apiVersions: [v1beta1], operations: [CREATE], resources: [dynamomodels], scope: Namespaced}]
+  sideEffects: None
+  admissionReviewVersions: [v1]
+EOF
+    as_operator apply --server-side --force-conflicts --field-manager=busbar-operator -f "$WORK/webhook.yaml" || fail "the operator cannot register: $(cat "$WORK/out")"
+    sed -i 's/operator-/operator-other-/' "$WORK/webhook.yaml"
+    ! as_operator apply --server-side --field-manager=busbar-operator -f "$WORK/webhook.yaml" || fail "the operator registers what is not its own"
+  done
+  as_operator -n busbar-system patch secret busbar-operator-webhook-cert -p '{"stringData":{"tls.crt":"made"}}' || fail "no certificate: $(cat "$WORK/out")"
+  as_operator -n busbar-system patch lease busbar-operator -p '{"spec":{"holderIdentity":"first"}}' || fail "no leader: $(cat "$WORK/out")"
+  release upgrade "${NO_PODS[@]}" --set dynamo-operator.controllerManager.podAnnotations.a=b >"$WORK/out" || fail "upgrade: $(cat "$WORK/out")"
+  [ "$(kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations -o name | grep -c busbar-operator)" = 2 ] || fail "the webhooks are gone"
+  is made eval "k get secret busbar-operator-webhook-cert -o jsonpath='{.data.tls\\.crt}' | base64 -d" || fail "the certificate is gone"
+  is first k get lease busbar-operator -o jsonpath='{.spec.holderIdentity}' || fail "the leader is forgotten"
+  is a.busbar.dev kubectl get validatingwebhookconfiguration busbar-operator-validating -o jsonpath='{.webhooks[*].name}' || fail "an upgrade empties the webhooks"
+  ok "the operator writes webhooks, certificate and lease into objects of the release, and no others; an upgrade leaves them"
+  helm uninstall busbar --namespace "$NAMESPACE" --wait >/dev/null 2>"$WORK/out"
+  nothing_left
+  [ -z "$(kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations -o name | grep busbar)" ] || fail "a webhook is left, and refuses every graph"
+  ok "an uninstall takes all of it along"
 }
 
 # nothing_left [KIND]: of the release nothing is there, save of this kind. Pods go after their owners.
@@ -204,10 +268,12 @@ clusters() {
 
 starts
 lint
+definitions
 documented
 rendered
 refused
 permissions
+written
 serves
 survives
 changes

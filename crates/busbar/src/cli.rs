@@ -298,7 +298,7 @@ pub(crate) enum ImageCommand {
 const PUSH_EXAMPLES: &str = "\
 Examples:
   busbar image push registry.example.com/team/busbar             frontend, operator, embedded engine
-  busbar image push registry.example.com/team/busbar-vllm --base vllm/vllm-openai:v0.11.0
+  busbar image push registry.example.com/team/busbar-vllm --base vllm/vllm-openai:v0.32.0
                                                                  the vLLM worker";
 
 /// Flags of every verb of `image`.

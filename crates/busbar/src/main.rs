@@ -19,9 +19,10 @@ mod python;
 mod report;
 mod shutdown;
 
-use graph::argv::{self, Module};
+use graph::argv::{self, Launch, Module};
 use report::Failure;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 /// A frontend loads a tokenizer of tens of megabytes and lets most of it go. This allocator gives such memory back to the
 /// system within seconds; the C library's keeps it.
@@ -56,6 +57,9 @@ fn run(argv: &[String]) -> Result<(), Failure> {
                 Some(error) => failure.cause(format!("and the Python behind this one does not start: {error}")),
             }
         })?;
+        if !launch.env.is_empty() {
+            return Err(with_variables(&launch));
+        }
         return match launch.module {
             Module::Frontend => commands::frontend::from_manifest(&launch.args),
             module => commands::worker::from_manifest(module, &launch.args),
@@ -65,4 +69,19 @@ fn run(argv: &[String]) -> Result<(), Failure> {
         return commands::worker::from_command_line(&argv[2..]);
     }
     commands::dispatch(cli::parse(argv)?)
+}
+
+/// Becomes the same process with the variables that a shell line sets before its command. Returns only where that fails.
+fn with_variables(launch: &Launch) -> Failure {
+    let words: &[&str] = match launch.module {
+        Module::Frontend => &["-m", "dynamo.frontend"],
+        Module::Vllm => &["-m", "dynamo.vllm"],
+        Module::Mocker => &["-m", "dynamo.mocker"],
+        Module::Worker => &["worker"],
+    };
+    let name = if launch.module == Module::Worker { "busbar" } else { "python3" };
+    // By this link, for the file may have another name, and PATH need not lead to it.
+    let mut again = Command::new("/proc/self/exe");
+    again.arg0(name).args(words).args(&launch.args).envs(launch.env.iter().map(|(name, value)| (name, value)));
+    Failure::new("start again with the variables of the shell line").cause(again.exec().to_string())
 }

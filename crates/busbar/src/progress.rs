@@ -17,6 +17,9 @@ pub(crate) struct Progress {
 /// How often a stage that goes on writes a line where there is no terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 
+/// The same where only the reason of a wait is repeated.
+const PLAIN_WAIT_INTERVAL: Duration = Duration::from_secs(30);
+
 impl Progress {
     /// Begins; `quiet` prints nothing (JSON output).
     pub(crate) fn new(quiet: bool) -> Self {
@@ -49,6 +52,27 @@ impl Progress {
             let took = if took > 0 { format!(" ({took} s)") } else { String::new() };
             eprintln!("  … {stage}{share}{took}");
         }
+    }
+
+    /// Says what is waited for now, in place of what was said before: no end of a stage, only another reason.
+    pub(crate) fn waits_for(&mut self, what: &str) {
+        if self.live {
+            let is_new = self.stage.is_empty();
+            what.clone_into(&mut self.stage);
+            self.draw(None, None, is_new);
+            self.bar.set_message(self.stage.clone());
+        } else if !self.quiet && (self.stage != what || self.last_line.elapsed() >= PLAIN_WAIT_INTERVAL) {
+            what.clone_into(&mut self.stage);
+            self.last_line = Instant::now();
+            eprintln!("  … {what}");
+        }
+    }
+
+    /// Forgets what was waited for.
+    pub(crate) fn waited(&mut self) {
+        self.stage.clear();
+        self.bar.disable_steady_tick();
+        self.bar.finish_and_clear();
     }
 
     fn draw(&mut self, done: Option<u64>, total: Option<u64>, is_new: bool) {

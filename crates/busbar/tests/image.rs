@@ -3,12 +3,14 @@
 
 mod machine;
 
-use machine::Machine;
+use machine::{CAP, Machine};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Saves the image and gives what the command said.
 fn save(machine: &Machine, file: &Path, more: &[&str]) -> Value {
@@ -160,4 +162,128 @@ fn a_name_or_a_login_that_is_wrong_is_refused_before_anything_is_packed() {
         "{}",
         nobody.err
     );
+}
+
+#[test]
+fn variables_that_a_shell_line_sets_hold_for_its_command() {
+    let machine = Machine::new();
+    let run = |line: &str| {
+        let mut shell = machine.busbar();
+        let mut shell = shell.arg0("/bin/sh").args(["-c", line]).stderr(Stdio::piped()).spawn().unwrap();
+        // Without the variable it would serve, and never end.
+        let begun = Instant::now();
+        while shell.try_wait().unwrap().is_none() && begun.elapsed() < CAP {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = shell.kill();
+        String::from_utf8_lossy(&shell.wait_with_output().unwrap().stderr).into_owned()
+    };
+    let said = run("DYN_HTTP_PORT=none exec python3 -m dynamo.frontend");
+    assert!(said.contains("'none'") && said.contains("--http-port"), "{said}");
+    let said = run("DYN_SYSTEM_PORT=none busbar worker --engine mock");
+    assert!(said.contains("'none'") && said.contains("--system-port"), "{said}");
+}
+
+#[test]
+fn processes_that_an_engine_leaves_behind_are_reaped_while_it_runs() {
+    let machine = Machine::new();
+    let file = machine.home().join("orphan");
+    let line = format!("(sh -c 'echo $$ > {0}.new; mv {0}.new {0}; exec sleep 600' &); exec sleep 600", file.display());
+    let mut command = machine.busbar();
+    command.args(["keep-engine", "sh", "-c", &line]).stdin(Stdio::piped()).process_group(0);
+    let mut keeper = command.spawn().unwrap();
+    wait_until("the orphan has begun", || file.exists());
+    let orphan = std::fs::read_to_string(&file).unwrap().trim().to_owned();
+    let status = || std::fs::read_to_string(format!("/proc/{orphan}/status")).unwrap_or_default();
+    let parent = format!("PPid:\t{}\n", keeper.id());
+    wait_until("the keeper is the orphan's parent", || status().contains(&parent));
+    assert!(Command::new("kill").arg(&orphan).status().unwrap().success());
+    wait_until("nothing of it is left, not even a zombie", || status().is_empty());
+    assert!(keeper.try_wait().unwrap().is_none(), "the engine itself goes on");
+    drop(keeper.stdin.take());
+    keeper.wait().unwrap();
+}
+
+#[test]
+fn the_login_comes_from_dockers_helper_and_a_refusal_names_the_registry_and_the_remedy() {
+    let machine = Machine::new();
+    let registry = registry::start();
+    let reference = format!("{registry}/team/busbar:1");
+    let push = |machine: &Machine| ended(machine.busbar().args(["image", "push", &reference]));
+    let anonymous = push(&machine);
+    assert!(anonymous.contains(&format!("the registry {registry} does not let an anonymous user push to team/busbar")));
+    assert!(anonymous.contains(&format!("docker login {registry}")), "{anonymous}");
+    let given = |password: &str| {
+        let mut command = machine.busbar();
+        command.env("BUSBAR_REGISTRY_USERNAME", "ada").env("BUSBAR_REGISTRY_PASSWORD", password);
+        ended(command.args(["image", "push", &reference]))
+    };
+    let wrong = given("wrong");
+    assert!(wrong.contains("does not let the user `ada` push") && !wrong.contains("wrong"), "{wrong}");
+    let unknown = "does not have team/busbar:1";
+    let right = given(registry::PASSWORD);
+    assert!(right.contains(unknown), "{right}");
+    // What `docker login` leaves where a helper keeps the secrets.
+    std::fs::create_dir(machine.home().join(".docker")).unwrap();
+    machine.file(".docker/config.json", &format!("{{\"credHelpers\": {{\"{registry}\": \"busbar-test\"}}}}"));
+    let script =
+        format!("#!/bin/sh\ncat > asked\necho '{{\"Username\":\"ada\",\"Secret\":\"{}\"}}'\n", registry::PASSWORD);
+    let helper = machine.file("docker-credential-busbar-test", &script);
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", machine.home().display(), std::env::var("PATH").unwrap());
+    let helped = ended(machine.busbar().args(["image", "push", &reference]).env("PATH", path));
+    assert!(helped.contains(unknown), "{helped}");
+    assert_eq!(std::fs::read_to_string(machine.home().join("asked")).unwrap(), registry);
+}
+
+/// What a command that fails says.
+fn ended(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < CAP, "{what}: not within {CAP:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A registry that knows one user and no repository.
+mod registry {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    pub(crate) const PASSWORD: &str = "s3cret";
+    /// `ada:s3cret` in base64.
+    const LOGIN: &str = "authorization: Basic YWRhOnMzY3JldA==";
+    const UNKNOWN: &str = r#"{"errors":[{"code":"NAME_UNKNOWN","message":"no such repository"}]}"#;
+
+    /// Its address. It ends with the test's process.
+    pub(crate) fn start() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || listener.incoming().flatten().for_each(serve));
+        address
+    }
+
+    fn serve(mut stream: TcpStream) {
+        let lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+        let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+        let Some(first) = head.first() else { return };
+        let is_known = head.iter().any(|line| line.eq_ignore_ascii_case(LOGIN) && line.ends_with(&LOGIN[22..]));
+        let (status, body) = match first.as_str() {
+            line if line.starts_with("GET /v2/ ") || !is_known => ("401 Unauthorized", ""),
+            line if line.starts_with("HEAD ") => ("404 Not Found", ""),
+            _ => ("404 Not Found", UNKNOWN),
+        };
+        let length = body.len();
+        let asks = "www-authenticate: Basic realm=\"test\"";
+        let _ = write!(
+            stream,
+            "HTTP/1.1 {status}\r\n{asks}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        );
+    }
 }

@@ -19,9 +19,6 @@ use std::time::{Duration, UNIX_EPOCH};
 
 /// Blocks of conversations. The sides take turns at each, so that neither always finds the machine as the other left it.
 const BLOCKS: usize = 4;
-/// Conversations of a block, on either side once, because the fast encoder remembers words too. CPU time is told in
-/// steps of 10 ms: a block takes some hundred.
-const CONVERSATIONS: usize = 200;
 /// Ticks of `/proc/self/stat` a second, on every Linux that runs here.
 const TICKS: u64 = 100;
 const TURNS: usize = 10;
@@ -37,23 +34,33 @@ fn main() {
         tokenizer_config: Some(folder.join("tokenizer_config.json")),
         ..ModelFiles::default()
     };
-    let load = || ModelText::load("m", &files, None, None).unwrap();
-    let sides = [("whole", load()), ("cached", load().with_token_cache(TOKENIZER_CACHE_BYTES))];
-    let mut words = Words(1);
-    // By side: of the first turn, and of the nine others.
-    let mut sums = [[Sum::default(); 2]; 2];
-    for block in 0..BLOCKS {
-        let conversations: Vec<_> = (0..CONVERSATIONS).map(|_| conversation(&mut words)).collect();
-        for side in [block % 2, 1 - block % 2] {
-            let [first, later] = &mut sums[side];
-            first.measure(&sides[side].1, conversations.iter().map(|turns| &turns[..1]));
-            later.measure(&sides[side].1, conversations.iter().map(|turns| &turns[1..]));
+    let corpus = corpus();
+    let slices =
+        corpus.as_bytes().chunks_exact(QUESTION_BYTES + ANSWER_BYTES).map(|slice| std::str::from_utf8(slice).unwrap());
+    let mut slices = slices.collect::<Vec<_>>().into_iter();
+    let conversations: Vec<_> = std::iter::from_fn(|| conversation(&mut slices)).collect();
+    println!("{} conversations", conversations.len());
+    let slow = tempfile::tempdir().unwrap();
+    measure("fast encoder", &files, &conversations);
+    // It is so much slower that fewer of them say enough.
+    measure("reference encoder", &of_slow_encoder(&files, slow.path()), &conversations[..conversations.len() / 4]);
+}
+
+fn measure(encoder: &str, files: &ModelFiles, conversations: &[Vec<ChatCompletionRequest>]) {
+    let of = |bytes_max| ModelText::load("m", files, None, None).unwrap().with_token_cache(bytes_max);
+    // A cache of one byte looks everything up and never has it: what a prompt pays that is new from end to end.
+    let sides = [("whole", of(0)), ("cached", of(TOKENIZER_CACHE_BYTES)), ("looked up in vain", of(1))];
+    let mut sums = [Sum::default(); 3];
+    for (at, block) in conversations.chunks(conversations.len().div_ceil(BLOCKS)).enumerate() {
+        for side in (0..sides.len()).map(|side| (side + at) % sides.len()) {
+            let model = &sides[side].1;
+            // The first turn has nothing to find; it is asked, not counted.
+            block.iter().for_each(|turns| drop(model.prepare_chat(&turns[0], UNIX_EPOCH).unwrap()));
+            sums[side].measure(model, block.iter().map(|turns| &turns[1..]));
         }
     }
-    for (side, (name, _)) in sides.iter().enumerate() {
-        for (of, sum) in ["turn 1", "turns 2 to 10"].iter().zip(sums[side]) {
-            println!("{name}, {of}: {sum}");
-        }
+    for ((name, _), sum) in sides.iter().zip(sums) {
+        println!("{encoder}, {name}, turns 2 to 10: {sum}");
     }
 }
 
@@ -104,37 +111,45 @@ fn cpu_time() -> Duration {
 }
 
 /// The requests of one conversation's turns.
-fn conversation(words: &mut Words) -> Vec<ChatCompletionRequest> {
+fn conversation<'t>(slices: &mut impl Iterator<Item = &'t str>) -> Option<Vec<ChatCompletionRequest>> {
     let mut messages: Vec<Value> = vec![json!({"role": "system", "content": "You are a helpful assistant."})];
-    (0..TURNS)
-        .map(|_| {
-            messages.push(json!({"role": "user", "content": words.text(QUESTION_BYTES)}));
-            let body = json!({"model": "m", "messages": messages}).to_string();
-            messages.push(json!({"role": "assistant", "content": words.text(ANSWER_BYTES)}));
-            parse_chat(body.as_bytes()).unwrap()
-        })
-        .collect()
+    let mut requests = Vec::with_capacity(TURNS);
+    for _ in 0..TURNS {
+        let (question, answer) = slices.next()?.split_at_checked(QUESTION_BYTES)?;
+        messages.push(json!({"role": "user", "content": question}));
+        let body = json!({"model": "m", "messages": messages}).to_string();
+        messages.push(json!({"role": "assistant", "content": answer}));
+        requests.push(parse_chat(body.as_bytes()).unwrap());
+    }
+    Some(requests)
 }
 
-/// Text of common words in a random order, with marks, numbers and line breaks. The state of its generator.
-struct Words(u64);
-
-impl Words {
-    fn text(&mut self, bytes: usize) -> String {
-        let common = include_str!("../../../ARCHITECTURE.md");
-        let common: Vec<&str> = common.split_whitespace().collect();
-        let mut text = String::with_capacity(bytes + 64);
-        while text.len() < bytes {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let at = (self.0 >> 33) as usize;
-            text.push_str(common[at % common.len()]);
-            match at / common.len() % 24 {
-                0 => text.push_str(",\n"),
-                1 => text.extend([" ", &at.to_string(), " "]),
-                2 => text.push_str(". "),
-                _ => text.push(' '),
+/// The sources and pages of this project: prose and code, none of it twice. Without what looks like a control token, and
+/// without what is not ASCII, so that it can be cut anywhere.
+fn corpus() -> String {
+    let mut text = String::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()];
+    while let Some(folder) = folders.pop() {
+        let mut entries: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        entries.sort();
+        for path in entries {
+            let name = path.file_name().unwrap_or_default();
+            if path.is_dir() && !["target", ".git", "data"].map(Some).contains(&name.to_str()) {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs" || ending == "md") {
+                text.push_str(&std::fs::read_to_string(path).unwrap());
             }
         }
-        text
     }
+    text.retain(|char| char.is_ascii());
+    text.replace("<|", "< |")
+}
+
+/// The model's files with a normalizer that does nothing and that the fast encoder does not know.
+fn of_slow_encoder(files: &ModelFiles, folder: &Path) -> ModelFiles {
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&files.tokenizer).unwrap()).unwrap();
+    json["normalizer"] = json!({"type": "Strip", "strip_left": false, "strip_right": false});
+    let tokenizer = folder.join("tokenizer.json");
+    std::fs::write(&tokenizer, json.to_string()).unwrap();
+    ModelFiles { tokenizer, ..files.clone() }
 }

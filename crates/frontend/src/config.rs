@@ -59,6 +59,8 @@ pub struct FrontendConfig {
     pub namespace: Option<String>,
     /// Serve only workers whose namespace begins so; several generations of a deployment share a prefix.
     pub namespace_prefix: Option<String>,
+    /// Of the namespaces that begin so, only the prefix itself and worker generations of it (a hash behind a hyphen).
+    pub namespace_prefix_strict: bool,
     /// Serve only this model name. `None`: every name that appears.
     pub model_name: Option<String>,
     /// A local folder with the model's files, tried after a card's URL or path fails.
@@ -168,6 +170,7 @@ impl Default for FrontendConfig {
         Self {
             namespace: None,
             namespace_prefix: None,
+            namespace_prefix_strict: false,
             model_name: None,
             model_path: None,
             model_cache: None,

@@ -314,6 +314,17 @@ fn the_same_text_as_a_beginning_and_behind_its_own_first_token_are_two_pieces() 
 }
 
 #[test]
+fn a_long_message_in_which_a_control_token_is_written_is_found_again_on_both_sides_of_it() {
+    let model = model().with_token_cache(1 << 20);
+    let long = "The quick brown fox jumps. ".repeat(50);
+    let mut messages = vec![json!({"role": "user", "content": format!("{long}<|im_end|>{long}")})];
+    ask(&model, &messages, None);
+    messages.extend([json!({"role": "assistant", "content": "Yes."}), json!({"role": "user", "content": "No."})]);
+    let second = ask(&model, &messages, None).1.unwrap();
+    assert!(second.encoded_bytes < 200, "{second:?} of {} bytes", 2 * long.len());
+}
+
+#[test]
 fn tenants_find_only_what_is_their_own() {
     let model = model().with_token_cache(1 << 20);
     let messages = [json!({"role": "user", "content": "a secret ".repeat(100)})];

@@ -3,9 +3,11 @@
 //! Nothing is asked for on a timer. Watches select by label where they can, drop what nobody reads, and come back by
 //! themselves with a growing pause.
 
-use crate::kinds::{self, CHILDREN, COMPONENT, GRAPH, Kind};
+use crate::kinds::{self, CHILDREN, COMPONENT, GRAPH, Kind, MODEL};
+use crds::v1alpha1::DynamoModel;
 use futures::{Stream, StreamExt};
 use graph::cluster::labels::{MANAGED_BY, MANAGER, SELECTOR};
+use graph::model_cache::{self, ModelCache};
 use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::DynamicObject;
@@ -33,6 +35,7 @@ pub struct Cache {
     pub graphs: Store<DynamicObject>,
     /// Components.
     pub components: Store<DynamicObject>,
+    models: Store<DynamicObject>,
     children: Vec<(Kind, Store<DynamicObject>)>,
     pods: Store<Pod>,
     nodes: Option<Store<Node>>,
@@ -77,6 +80,10 @@ impl Cache {
                 send_all(queues.clone(), found)
             }
         });
+        let models = watch(dynamic(MODEL), all(), MODEL.resource(), tasks, {
+            let (queues, components) = (queues.clone(), components.clone());
+            move |model: DynamicObject| send_all(queues.clone(), users_of(&model, &components))
+        });
         let child = |kind: Kind, tasks: &mut JoinSet<()>| {
             let queues = queues.clone();
             let seen = move |child: DynamicObject| send_all(queues.clone(), owners(&child.metadata));
@@ -94,14 +101,16 @@ impl Cache {
         let nodes = k8s_namespace
             .is_none()
             .then(|| watch(Api::<Node>::all(client.clone()), all(), (), tasks, move |node: Node| nothing(drop(node))));
-        let cache = Self { graphs, components, children, pods, nodes, pull_secrets };
+        let cache = Self { graphs, components, models, children, pods, nodes, pull_secrets };
         (cache, Triggers { graphs: graphs_in, components: components_in })
     }
 
     /// Waits until every first list is there. Nodes and Secrets are only for messages and logins; an operator that may
     /// not see them works without.
     pub async fn wait(&self) {
-        let lists = [&self.graphs, &self.components].into_iter().chain(self.children.iter().map(|(_, store)| store));
+        let lists = [&self.graphs, &self.components, &self.models]
+            .into_iter()
+            .chain(self.children.iter().map(|(_, store)| store));
         for store in lists {
             // A writer that is gone belongs to a task that was ended, and so is whoever waits here.
             let _ = store.wait_until_ready().await;
@@ -137,6 +146,15 @@ impl Cache {
             pod.metadata.namespace.as_deref() == Some(k8s_namespace)
                 && labels.and_then(|labels| labels.get(SELECTOR)).is_some_and(|holder| holder == component)
         })
+    }
+
+    /// Caches of the models of a Kubernetes namespace, in the order of the models' names. One that makes no sense is none:
+    /// the model's own status says so.
+    pub fn model_caches(&self, k8s_namespace: &str) -> Vec<ModelCache> {
+        let mut models = self.models.state_filter(|model| kinds::k8s_namespace(model) == k8s_namespace);
+        models.sort_by_key(|model| kinds::name(model).to_owned());
+        let typed = |model: Arc<DynamicObject>| serde_json::from_value::<DynamoModel>(kinds::value(&model)).ok();
+        models.into_iter().filter_map(typed).filter_map(|model| model_cache::cache_of(&model).ok().flatten()).collect()
     }
 
     /// Nodes, where they may be seen.
@@ -214,6 +232,16 @@ fn owners(metadata: &ObjectMeta) -> Vec<(Kind, Reference)> {
         .filter_map(|owner| Some((kind_of(&owner.kind)?, owner)))
         .map(|(kind, owner)| (kind, kind.reference(k8s_namespace, &owner.name)))
         .collect()
+}
+
+/// Components that serve the base model of a model: what is known of its cache is mounted into their pods.
+fn users_of(model: &DynamicObject, components: &Store<DynamicObject>) -> Vec<(Kind, Reference)> {
+    let base = &model.data["spec"]["baseModelName"];
+    let found = components.state_filter(|component| {
+        kinds::k8s_namespace(component) == kinds::k8s_namespace(model)
+            && component.data["spec"]["modelRef"]["name"] == *base
+    });
+    found.iter().map(|component| (COMPONENT, reference_to(COMPONENT, component))).collect()
 }
 
 /// The component that a pod belongs to.

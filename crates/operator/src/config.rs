@@ -11,6 +11,8 @@ use std::net::SocketAddr;
 pub struct Config {
     /// The cluster.
     pub client: Client,
+    /// Busbar's own image, with which models are fetched; without it none is.
+    pub image: Option<String>,
     /// The one Kubernetes namespace to work in; all when absent.
     pub watch_namespace: Option<String>,
     /// What rendering depends on.

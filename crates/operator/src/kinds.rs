@@ -28,12 +28,21 @@ pub const DEPLOYMENT: Kind = kind("apps", "v1", "Deployment", "deployments");
 /// One revision of a graph's spec.
 pub const CONTROLLER_REVISION: Kind = kind("apps", "v1", "ControllerRevision", "controllerrevisions");
 
+/// Models; one version.
+pub const MODEL: Kind = kind(crds::GROUP, "v1alpha1", "DynamoModel", "dynamomodels");
+/// What brings a model to its claim.
+pub const JOB: Kind = kind("batch", "v1", "Job", "jobs");
+/// Where weights are kept.
+pub const PERSISTENT_VOLUME_CLAIM: Kind = kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims");
+/// Pods behind a Service.
+pub const ENDPOINT_SLICE: Kind = kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices");
+
 /// Kinds of the objects that a render may hold, the components of a graph apart.
 pub const CHILDREN: [Kind; 9] = [
     DEPLOYMENT,
     kind("", "v1", "Service", "services"),
     kind("", "v1", "ServiceAccount", "serviceaccounts"),
-    kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
+    PERSISTENT_VOLUME_CLAIM,
     kind("rbac.authorization.k8s.io", "v1", "Role", "roles"),
     kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings"),
     kind("networking.k8s.io", "v1", "Ingress", "ingresses"),
@@ -55,7 +64,7 @@ impl Kind {
         let (api_version, name) = (object["apiVersion"].as_str()?, object["kind"].as_str()?);
         CHILDREN
             .iter()
-            .chain(&[GRAPH, COMPONENT, CONTROLLER_REVISION])
+            .chain(&[GRAPH, COMPONENT, CONTROLLER_REVISION, MODEL, JOB])
             .find(|kind| kind.kind == name && kind.api_version() == api_version)
             .copied()
     }

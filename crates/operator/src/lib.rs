@@ -5,7 +5,7 @@
 //!
 //! Start with [`run()`]. While a process holds the lease ([`leader`]), two loops ([`reconcile`]) look at what changed in
 //! [`cache`] and write through [`apply`]; [`rollout`] and [`restart`] decide the next step of an update, [`status`] says
-//! how things stand. [`webhook`] answers the API server in every process.
+//! how things stand; [`model`] brings models to their claims. [`webhook`] answers the API server in every process.
 
 pub mod adapter;
 pub mod apply;
@@ -18,6 +18,7 @@ pub mod install;
 pub mod kinds;
 pub mod leader;
 pub mod metrics;
+pub mod model;
 mod pull_secrets;
 pub mod reconcile;
 pub mod restart;

@@ -8,6 +8,7 @@ use crate::events::Events;
 use crate::health;
 use crate::leader::{self, LeaderError, Term};
 use crate::metrics::Metrics;
+use crate::model::{self, Models};
 use crate::reconcile::{Context, run_all};
 use crate::revision::Revisions;
 use crate::webhook::{self, WebhookError};
@@ -114,8 +115,12 @@ async fn act(config: &Config, metrics: &Arc<Metrics>, term: Term) -> Result<(), 
         metrics: metrics.clone(),
         revisions: Revisions::default(),
     };
-    let adapters = adapter::run(config.client.clone(), config.watch_namespace.clone(), lost.clone());
-    let loops = async { tokio::join!(run_all(Arc::new(context), triggers, lost.clone()), adapters) };
+    let (context, watch_namespace) = (Arc::new(context), config.watch_namespace.clone());
+    let models =
+        Models { context: context.clone(), k8s_namespace: watch_namespace.clone(), image: config.image.clone() };
+    let adapters = adapter::run(config.client.clone(), watch_namespace, lost.clone());
+    let loops =
+        async { tokio::join!(run_all(context, triggers, lost.clone()), adapters, model::run(models, lost.clone())) };
     let result = tokio::select! {
         _ = loops => Ok(()),
         // A killed process finishes nothing.

@@ -1,9 +1,9 @@
 //! The graphs of a platform: each manifest as it is applied, and what it asks of the cluster.
 
 use crate::plan::GIVEN_IMAGE_WORD;
-use crds::convert::{Version, convert};
 use crds::platform::{GRAPH_K8S_NAMESPACE, GraphEntry, PART_OF, PART_OF_LABEL, PLATFORM_LABEL};
-use graph::{ComponentKind, Finding, Graph};
+use crds::v1beta1::{ComponentSpec, DynamoGraphDeployment};
+use graph::{ComponentKind, Finding, Graph, cluster};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -81,12 +81,13 @@ pub(crate) fn plan_graph(
     }
     place_in(&mut manifest, &k8s_namespace, context.platform);
     choose_image(&mut manifest, context.image);
-    let stored = convert(&manifest, Version::V1beta1)
-        .map_err(|error| vec![at(Finding::new("", error.to_string(), "write the graph in nvidia.com/v1beta1"))])?;
+    // What the operator's webhook would refuse is told here already.
+    let stored = cluster::read(&manifest).map_err(|found| found.into_iter().map(at).collect::<Vec<_>>())?;
     Ok(described(&graph, k8s_namespace, &stored, manifest))
 }
 
-fn described(graph: &Graph, k8s_namespace: String, stored: &Value, manifest: Value) -> PlannedGraph {
+fn described(graph: &Graph, k8s_namespace: String, stored: &DynamoGraphDeployment, manifest: Value) -> PlannedGraph {
+    let spec_of = |name: &str| stored.spec.components.iter().find(|spec| spec.name == name);
     let components: Vec<_> = graph
         .components
         .iter()
@@ -94,16 +95,18 @@ fn described(graph: &Graph, k8s_namespace: String, stored: &Value, manifest: Val
             name: component.name.clone(),
             kind: component.kind.word(),
             replicas: component.replicas,
-            gpus: gpus(stored, &component.name),
+            gpus: spec_of(&component.name).map_or(0, gpus),
         })
         .collect();
     let frontend = graph.components.iter().find(|component| component.kind == ComponentKind::Frontend);
-    let frontend = frontend.map_or("frontend", |component| component.name.as_str());
+    let hash = cluster::worker_hash(stored);
+    let service = frontend.and_then(|component| spec_of(&component.name));
+    let service = service.map(|spec| cluster::service_name(&cluster::component_name(&graph.name, spec, &hash)));
     PlannedGraph {
         name: graph.name.clone(),
         k8s_namespace,
         api_version: graph.api_version.clone(),
-        service: format!("{}-{}", graph.name, frontend.to_ascii_lowercase()).replace('.', "-"),
+        service: service.unwrap_or_default(),
         port: FRONTEND_PORT,
         gpus: components.iter().map(|component| u64::from(component.replicas) * component.gpus).sum(),
         components,
@@ -161,20 +164,14 @@ fn choose_image(value: &mut Value, image: &str) {
 }
 
 /// GPUs of one replica: what its containers ask for, times the nodes that it spans.
-fn gpus(stored: &Value, name: &str) -> u64 {
-    let components = stored.pointer("/spec/components").and_then(Value::as_array);
-    let Some(component) = components.into_iter().flatten().find(|component| component["name"] == name) else {
-        return 0;
-    };
-    let containers = component.pointer("/podTemplate/spec/containers").and_then(Value::as_array);
-    let of_pod: u64 = containers
+fn gpus(component: &ComponentSpec) -> u64 {
+    let pod = component.pod_template.as_ref().and_then(|template| template.spec.as_ref());
+    let of_pod: u64 = pod
         .into_iter()
-        .flatten()
-        .map(|container| {
-            let limit = &container["resources"]["limits"][GPU_RESOURCE];
-            limit.as_u64().or_else(|| limit.as_str()?.parse().ok()).unwrap_or(0)
-        })
+        .flat_map(|pod| &pod.containers)
+        .filter_map(|container| container.resources.as_ref()?.limits.as_ref()?.get(GPU_RESOURCE)?.0.parse::<u64>().ok())
         .sum();
-    let nodes = component.pointer("/multinode/nodeCount").and_then(Value::as_u64).unwrap_or(1).max(1);
-    of_pod * nodes
+    // A multinode component spans two where it does not say.
+    let nodes = component.multinode.as_ref().map(|multinode| multinode.node_count.unwrap_or(2));
+    of_pod * nodes.and_then(|nodes| u64::try_from(nodes).ok()).unwrap_or(1)
 }

@@ -87,7 +87,7 @@ fn nats(settings: &Settings, cluster: &Kubernetes) -> Value {
             "cluster": members,
             "jetstream": { "fileStore": { "pvc": {
                 "size": settings.nats.storage,
-                "storageClassName": cluster.storage_class,
+                "storageClassName": storage_class(cluster),
             } } },
         },
     });
@@ -103,7 +103,7 @@ fn nats(settings: &Settings, cluster: &Kubernetes) -> Value {
 fn etcd(settings: &Settings, cluster: &Kubernetes) -> Value {
     let mut etcd = json!({
         "replicaCount": settings.etcd.replicas,
-        "persistence": { "size": settings.etcd.storage, "storageClass": cluster.storage_class },
+        "persistence": { "size": settings.etcd.storage, "storageClass": storage_class(cluster) },
     });
     if let Some(image) = &settings.etcd.image {
         etcd["image"] = repository(image);
@@ -112,6 +112,11 @@ fn etcd(settings: &Settings, cluster: &Kubernetes) -> Value {
         etcd["imagePullSecrets"] = pull_secrets(settings);
     }
     etcd
+}
+
+/// Empty is the chart's word for the cluster's default; without it the chart would take one of its own.
+fn storage_class(cluster: &Kubernetes) -> &str {
+    cluster.storage_class.as_deref().unwrap_or_default()
 }
 
 fn pull_secrets(settings: &Settings) -> Value {

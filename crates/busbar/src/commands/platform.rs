@@ -139,9 +139,9 @@ impl Teller {
     pub(crate) fn tell(&self, progress: Progress) {
         let Ok(mut shown) = self.shown.lock() else { return };
         match progress {
-            Progress::Stage(stage) => shown.stage(&stage, None, None),
+            Progress::Stage(stage) => shown.waits_for(&stage),
             Progress::Line(line) => {
-                shown.done();
+                shown.waited();
                 shown.line(&line);
             }
         }
@@ -153,7 +153,7 @@ impl Teller {
 
     pub(crate) fn done(&self) {
         if let Ok(mut shown) = self.shown.lock() {
-            shown.done();
+            shown.waited();
         }
     }
 }
@@ -172,6 +172,9 @@ pub(crate) async fn push_image(plan: &Plan, teller: &Teller) -> Result<(), Failu
     };
     let pushed =
         deploy::image::push(reference, &options, &tell).await.map_err(|error| image::failed("push", &error))?;
+    if let Ok(mut shown) = teller.shown.lock() {
+        shown.done();
+    }
     let sent = if pushed.sent_bytes == 0 { "is there already" } else { "pushed" };
     teller.line(&format!("  ✓ image {reference} {sent}"));
     Ok(())

@@ -13,12 +13,15 @@ use std::time::Duration;
 /// Flags of `busbar frontend` and `python3 -m dynamo.frontend`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct FrontendFlags {
-    /// Serve only workers of this Dynamo namespace.
+    /// Serve only workers of this Dynamo namespace; `dynamo` is all of them, and a prefix counts instead.
     #[arg(long, env = "DYN_NAMESPACE")]
     namespace: Option<String>,
-    /// Serve only workers whose namespace begins so.
+    /// Serve only workers of this namespace and of those that go on behind it with a hyphen: the generations of one graph.
     #[arg(long, env = "DYN_NAMESPACE_PREFIX")]
     namespace_prefix: Option<String>,
+    /// Of those, only the prefix itself and worker generations (a hash of 8 digits): not a graph whose name begins so.
+    #[arg(long, env = "DYN_NAMESPACE_PREFIX_STRICT", value_parser = BoolishValueParser::new())]
+    namespace_prefix_strict: bool,
     /// Address of the API. Any other than loopback needs --api-keys (or --allow-open).
     #[arg(long, env = "DYN_HTTP_HOST", default_value = "127.0.0.1")]
     http_host: IpAddr,
@@ -228,6 +231,7 @@ impl FrontendFlags {
         FrontendConfig {
             namespace: self.namespace,
             namespace_prefix: self.namespace_prefix,
+            namespace_prefix_strict: self.namespace_prefix_strict,
             model_name: self.model_name,
             model_path: self.model_path,
             model_cache: None,

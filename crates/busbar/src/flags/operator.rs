@@ -75,6 +75,9 @@ pub(crate) struct OperatorFlags {
     /// Image repository to what stands in its place, FROM=TO; may be given several times, or with commas between.
     #[arg(long, value_name = "FROM=TO", env = "BUSBAR_OPERATOR_IMAGE_MAP", value_delimiter = ',')]
     image_map: Vec<String>,
+    /// Busbar's own image: fetches models to their claims, and runs frontends whose manifest gives no image.
+    #[arg(long, value_name = "IMAGE", env = "BUSBAR_OPERATOR_IMAGE")]
+    image: Option<String>,
     /// Ingress class; with it every frontend has an Ingress.
     #[arg(long, value_name = "NAME", env = "BUSBAR_OPERATOR_INGRESS_CLASS")]
     ingress_class: Option<String>,
@@ -120,6 +123,7 @@ impl OperatorFlags {
         });
         Ok(Config {
             client,
+            image: self.image.clone().filter(|image| !image.is_empty()),
             watch_namespace: self.watch_namespace.clone(),
             settings: self.settings()?,
             leader: LeaderConfig::new(&self.leader_election_id, &self.k8s_namespace, identity),
@@ -158,6 +162,7 @@ impl OperatorFlags {
                 host_suffix: given(&self.ingress_host_suffix),
                 tls_secret: given(&self.ingress_tls_secret),
             },
+            frontend_image: given(&self.image),
             ..Settings::default()
         })
     }

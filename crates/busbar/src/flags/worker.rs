@@ -35,6 +35,9 @@ pub(crate) struct WorkerFlags {
     /// Dynamo namespace.
     #[arg(long, env = "DYN_NAMESPACE", default_value = "dynamo")]
     pub(crate) namespace: String,
+    /// Generation of this worker, put behind the namespace with a hyphen: workers of two generations never mix.
+    #[arg(long, env = "DYN_NAMESPACE_WORKER_SUFFIX")]
+    pub(crate) namespace_worker_suffix: Option<String>,
     /// Endpoint to serve, dyn://NAMESPACE.COMPONENT.NAME.
     #[arg(long, env = "DYN_ENDPOINT")]
     pub(crate) endpoint: Option<String>,
@@ -92,6 +95,14 @@ pub(crate) struct WorkerFlags {
 }
 
 impl WorkerFlags {
+    /// The namespace with the generation of this worker behind it.
+    pub(crate) fn generation_namespace(&self) -> String {
+        match self.namespace_worker_suffix.as_deref().filter(|suffix| !suffix.is_empty()) {
+            Some(suffix) => format!("{}-{suffix}", self.namespace),
+            None => self.namespace.clone(),
+        }
+    }
+
     /// The connection to NATS, when events or requests of this process go over it.
     pub(crate) fn nats(&self) -> Result<Option<Nats>, Failure> {
         let needed = self.event_plane == EventPlane::Nats || self.request_plane == RequestPlane::Nats;

@@ -118,7 +118,9 @@ fn a_worker_of_the_embedded_engine_reads_its_model_from_a_volume_that_it_cannot_
     let mut pod = pods::pod("embedded", &image, &["python3", "-m", "dynamo.frontend"], &[&volume]);
     let mut worker = pods::container("worker", &image, &["/bin/sh", "-c", line]);
     let shared = json!({"name": "DYN_FILE_KV", "value": "/tmp/discovery"});
-    worker["env"] = json!([shared, {"name": "BUSBAR_MODEL_CACHE", "value": "/models"}]);
+    // By its system port, which the operator gives every worker, the frontend reads the tokenizer: it has no volume.
+    let port = json!({"name": "DYN_SYSTEM_PORT", "value": "9090"});
+    worker["env"] = json!([shared, port, {"name": "BUSBAR_MODEL_CACHE", "value": "/models"}]);
     worker["volumeMounts"]
         .as_array_mut()
         .unwrap()

@@ -277,6 +277,8 @@ async fn last(cluster: &Cluster, plan: &Plan, marks: &Marks, tell: Tell<'_>) -> 
     let (namespaces, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| address.kind == "Namespace");
     for address in others.iter().filter(|address| address.kind == "ConfigMap") {
         address.delete(&cluster.client).await?;
+        // A namespace with anything in it is somebody's.
+        gone(cluster, address, LAST_TIMEOUT).await?;
     }
     // The platform's own goes last: as long as it is there, another run finds what is left to do.
     let (own, graphs): (Vec<_>, Vec<_>) =

@@ -237,6 +237,9 @@ fn parse(text: &str) -> Result<Reference, ImageError> {
     if reference.repository().starts_with("library/") {
         return wrong("it has no registry, and nobody may push to Docker's own images");
     }
+    if reference.repository().contains(|c: char| c.is_ascii_uppercase()) {
+        return wrong("a repository is named in lower case");
+    }
     // The parser gives `latest` to a name without a tag; that is no name for something to be deployed.
     let has_tag = text.rsplit('/').next().is_some_and(|last| last.contains(':'));
     let tag = if has_tag { reference.tag().unwrap_or(VERSION) } else { VERSION };

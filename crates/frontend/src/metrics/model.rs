@@ -53,6 +53,9 @@ impl ModelMetrics {
         for reason in ["cached_token_limit", "raw_isl_token_limit"] {
             all.router_backpressure.with(&refused(reason));
         }
+        for prompts in [&all.tokenizer_cache_hits, &all.tokenizer_cache_misses] {
+            prompts.with(&[]);
+        }
         all.router_pending_tokens.with(&queue);
         all.router_pending_cached_tokens.with(&queue);
         Self {

@@ -1,5 +1,6 @@
 //! What discovery says, put in order: for each model name the accepted card and its workers, and who is left out. Pure.
 
+use super::namespaces::Namespaces;
 use protocol::card::ModelCard;
 use protocol::discovery::{EndpointRecord, ModelRecord};
 use std::collections::BTreeMap;
@@ -8,15 +9,13 @@ use std::sync::Arc;
 /// Which workers are meant for this frontend.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scope {
-    pub(crate) namespace: Option<String>,
-    pub(crate) namespace_prefix: Option<String>,
+    pub(crate) namespaces: Namespaces,
     pub(crate) model_name: Option<String>,
 }
 
 impl Scope {
     fn admits(&self, record: &ModelRecord) -> bool {
-        self.namespace.as_ref().is_none_or(|namespace| *namespace == record.namespace)
-            && self.namespace_prefix.as_ref().is_none_or(|prefix| record.namespace.starts_with(prefix.as_str()))
+        self.namespaces.admit(&record.namespace)
             && self.model_name.as_ref().is_none_or(|name| *name == record.card_json.display_name)
     }
 }
@@ -296,8 +295,7 @@ mod tests {
     #[test]
     fn only_the_namespaces_that_were_asked_for_are_served() {
         let scope = |namespace: Option<&str>, prefix: Option<&str>| Scope {
-            namespace: namespace.map(Into::into),
-            namespace_prefix: prefix.map(Into::into),
+            namespaces: Namespaces::of(namespace, prefix, false),
             model_name: None,
         };
         let check = |scope: Scope, expected: &[u64]| {
@@ -309,7 +307,7 @@ mod tests {
         check(scope(None, None), &[1]);
         check(scope(Some("dynamo"), None), &[1]);
         check(scope(Some("other"), None), &[]);
-        check(scope(None, Some("dyn")), &[1]);
+        check(scope(None, Some("dynamo")), &[1]);
         check(scope(None, Some("prod")), &[]);
     }
 }

@@ -5,6 +5,7 @@
 
 mod files;
 mod ledger;
+mod namespaces;
 mod watch;
 
 pub(crate) use ledger::LeftOut;

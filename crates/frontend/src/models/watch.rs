@@ -3,6 +3,7 @@
 
 use super::files::FileStore;
 use super::ledger::{Group, Identity, Ledger, LeftOut, Scope};
+use super::namespaces::Namespaces;
 use super::{Catalog, Entry, ServedModel, Snapshot};
 use crate::config::{FrontendConfig, MIGRATION_LIMIT};
 use crate::feed::Feeds;
@@ -97,9 +98,9 @@ enum Event {
 impl Watcher {
     pub(crate) fn new(parts: WatcherParts) -> Result<Self, reqwest::Error> {
         let WatcherParts { config, discovery, catalog, metrics, client, feeds, sharing, model_cache } = parts;
+        let (exact, prefix) = (config.namespace.as_deref(), config.namespace_prefix.as_deref());
         let scope = Scope {
-            namespace: config.namespace.clone(),
-            namespace_prefix: config.namespace_prefix.clone(),
+            namespaces: Namespaces::of(exact, prefix, config.namespace_prefix_strict),
             model_name: config.model_name.clone(),
         };
         Ok(Self {

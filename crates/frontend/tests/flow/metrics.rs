@@ -248,3 +248,19 @@ async fn the_figures_of_router_request_plane_and_text_are_those_of_the_traffic()
     let mismatch = "dynamo_component_router_kv_event_source_mismatch_workers";
     assert_eq!(value(mismatch, mismatch), 1.0, "it tells nothing of its cache");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tokens_that_were_known_from_an_earlier_prompt_are_counted() {
+    let stage = Stage::kv().await;
+    let worker = stage.worker(WorkerPlan { instance: 1, ..WorkerPlan::default() }).await;
+    let long = "The quick brown fox. ".repeat(20);
+    for _ in 0..2 {
+        assert_eq!(stage.chat(&ask(&long, &json!({}))).await.status(), 200);
+    }
+    let count = async |name: &str| stage.metric(&format!("dynamo_frontend_tokenizer_cache_{name}")).await;
+    assert_eq!((count("hits_total").await, count("misses_total").await), (Some(1.0), Some(1.0)));
+    let (found, made) = (count("cached_tokens_total").await.unwrap(), count("uncached_tokens_total").await.unwrap());
+    let prompts: Vec<usize> = worker.requests().iter().map(|request| request.token_ids.len()).collect();
+    assert_eq!(found + made, prompts.iter().sum::<usize>() as f64);
+    assert!(found > 0.8 * prompts[1] as f64, "{found} of the second prompt's {}", prompts[1]);
+}

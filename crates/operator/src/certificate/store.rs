@@ -95,13 +95,13 @@ fn read(secret: &Secret) -> Option<Material> {
 }
 
 fn write(found: Option<Secret>, name: &str, material: &Material) -> Secret {
+    // The label is of one that the operator makes itself: the chart's bears Helm's, which refuses an upgrade over another's.
+    let label = || BTreeMap::from([(labels::MANAGED_BY.to_owned(), labels::MANAGER.to_owned())]);
     let mut secret = found.unwrap_or_else(|| Secret {
-        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+        metadata: ObjectMeta { name: Some(name.to_owned()), labels: Some(label()), ..ObjectMeta::default() },
         type_: Some("Opaque".to_owned()),
         ..Secret::default()
     });
-    let labels = secret.metadata.labels.get_or_insert_default();
-    labels.insert(labels::MANAGED_BY.to_owned(), labels::MANAGER.to_owned());
     let parts = [
         (BUNDLE, &material.bundle),
         (AUTHORITY_KEY, &material.authority_key),

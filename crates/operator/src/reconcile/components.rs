@@ -7,6 +7,7 @@ use crate::status::{Around, Cause, Trouble, component as status, is_available, i
 use crate::{apply::WriteError, pull_secrets};
 use crds::v1beta1::{DeploymentStatus, DynamoComponentDeployment};
 use graph::cluster::{Settings, check_component, component_objects, component_warnings, labels};
+use graph::model_cache;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DynamicObject, LogParams};
@@ -29,7 +30,7 @@ pub(super) async fn reconcile(object: Arc<DynamicObject>, context: Arc<Context>)
         return Ok(Action::await_change());
     }
     let before: Option<DeploymentStatus> = status_of(&object);
-    let component = match typed::<DynamoComponentDeployment>(&object) {
+    let mut component = match typed::<DynamoComponentDeployment>(&object) {
         Ok(component) => component,
         Err(why) => return refuse(&object, &context, why, before.as_ref()).await,
     };
@@ -38,6 +39,9 @@ pub(super) async fn reconcile(object: Arc<DynamicObject>, context: Arc<Context>)
         let all: Vec<String> = findings.iter().map(ToString::to_string).collect();
         let why = format!("the component is refused and nothing was changed: {}", all.join(" | "));
         return refuse(&object, &context, why, before.as_ref()).await;
+    }
+    for cache in context.cache.model_caches(kinds::k8s_namespace(&object)) {
+        model_cache::mount(&mut component, &cache);
     }
     let deployment = match write(&object, &component, &context).await {
         Ok(deployment) => deployment,

@@ -140,7 +140,8 @@ pub fn configurations(config: &WebhookConfig, target: &Target, bundle: &str) -> 
         json!({
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": kind,
-            "metadata": { "name": name, "labels": { labels::MANAGED_BY: labels::MANAGER } },
+            // No labels: where the chart made the object, `managed-by` is Helm's, which refuses an upgrade over another's.
+            "metadata": { "name": name },
             "webhooks": [webhook],
         })
     };

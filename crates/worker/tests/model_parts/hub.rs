@@ -19,6 +19,8 @@ pub(crate) struct Faults {
     pub(crate) flips: u32,
     /// So many answers for files are HTTP 503.
     pub(crate) busy: u32,
+    /// So many answers of any kind are HTTP 429 that ask to come again at once.
+    pub(crate) too_many: u32,
     /// `Range` is ignored.
     pub(crate) no_ranges: bool,
 }
@@ -94,8 +96,9 @@ async fn serve(
     log.lock().expect("not poisoned").push(seen.clone());
     let answer = answer(&path, seen.range.as_deref(), &files, &mut faults.lock().expect("not poisoned"));
     let (status, code, length, body) = answer;
-    let head =
-        format!("HTTP/1.1 {status} X\r\nx-error-code: {code}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+    let head = format!(
+        "HTTP/1.1 {status} X\r\nx-error-code: {code}\r\ncontent-length: {length}\r\nretry-after: 0\r\nconnection: close\r\n\r\n"
+    );
     let _ = stream.write_all(head.as_bytes()).await;
     let _ = stream.write_all(&body).await;
     let _ = stream.shutdown().await;
@@ -111,6 +114,10 @@ fn answer(
     let whole = |status, body: Vec<u8>| (status, "", body.len(), body);
     if let Some((status, code)) = faults.status {
         return (status, code, 0, Vec::new());
+    }
+    if faults.too_many > 0 {
+        faults.too_many -= 1;
+        return whole(429, Vec::new());
     }
     if path == "/api/models/owner/name/revision/main?blobs=true" {
         return whole(200, listing(files));

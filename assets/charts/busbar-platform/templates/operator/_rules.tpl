@@ -14,17 +14,15 @@ no DaemonSets, HPAs, Istio, token reviews, or kinds of schedulers.
   resources: [dynamographdeployments/status, dynamocomponentdeployments/status, dynamographdeploymentscalingadapters/status, dynamomodels/status, dynamographdeploymentrequests/status]
   verbs: [get, patch, update]
 - apiGroups: [nvidia.com]
-  resources: [dynamographdeployments/finalizers, dynamocomponentdeployments/finalizers, dynamographdeploymentscalingadapters/finalizers, dynamomodels/finalizers, dynamographdeploymentrequests/finalizers, dynamographdeploymentscalingadapters/scale]
+  resources: [dynamographdeployments/finalizers, dynamocomponentdeployments/finalizers, dynamographdeploymentscalingadapters/finalizers, dynamomodels/finalizers, dynamographdeploymentrequests/finalizers]
   verbs: [get, patch, update]
 - apiGroups: [""]
-  resources: [configmaps, services, serviceaccounts, persistentvolumeclaims]
+  resources: [services, serviceaccounts, persistentvolumeclaims]
   verbs: [create, delete, get, list, patch, update, watch]
 - apiGroups: [apps]
   resources: [deployments, controllerrevisions]
   verbs: [create, delete, get, list, patch, update, watch]
-- apiGroups: [apps]
-  resources: [replicasets]
-  verbs: [get, list, watch]
+# What fills the cache of a model.
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [create, delete, get, list, patch, update, watch]
@@ -40,69 +38,54 @@ no DaemonSets, HPAs, Istio, token reviews, or kinds of schedulers.
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
   verbs: [get, list, watch]
-# Pods: to tell why one does not start, and to drain one that leaves.
+# To tell why a pod does not start or live.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [delete, get, list, patch, watch]
+  verbs: [get, list, watch]
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]
 - apiGroups: ["", events.k8s.io]
   resources: [events]
-  verbs: [create, get, list, patch, update, watch]
+  verbs: [create, patch]
 {{- if $operator.imagePullSecretDiscovery.enabled }}
 # RBAC cannot say `only those of type kubernetes.io/dockerconfigjson`: this reads every secret of the namespaces.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, list]
-{{- end }}
-{{- if .Values.global.lws.enabled }}
-- apiGroups: [leaderworkerset.x-k8s.io]
-  resources: [leaderworkersets]
-  verbs: [create, delete, get, list, patch, update, watch]
-{{- end }}
-{{- if .Values.global.grove.enabled }}
-- apiGroups: [grove.io]
-  resources: [podcliquesets]
-  verbs: [create, delete, get, list, patch, update, watch]
-- apiGroups: [grove.io]
-  resources: [podcliques, podcliquescalinggroups]
   verbs: [get, list, watch]
-- apiGroups: [grove.io]
-  resources: [podcliques/scale, podcliquescalinggroups/scale]
-  verbs: [get, patch, update]
 {{- end }}
 {{- end }}
 
-{{/* What is of the whole cluster and read only: which node or volume would help a pod that waits. */}}
-{{- define "busbar.clusterReadRules" -}}
+{{/* Of the whole cluster, so not for an operator that is restricted: which node would help a pod that waits. */}}
+{{- define "busbar.nodeRules" -}}
 - apiGroups: [""]
   resources: [nodes]
   verbs: [get, list, watch]
-- apiGroups: [""]
-  resources: [persistentvolumes]
-  verbs: [get, list]
-- apiGroups: [storage.k8s.io]
-  resources: [storageclasses]
-  verbs: [get, list]
 {{- end }}
 
-{{/* The certificate of the webhooks, which the operator writes where the API server reads it; these objects and no other. */}}
+{{/*
+The certificate of the webhooks, which the operator writes where the API server reads it, and watches; these objects and no
+other. `create` is not among it: what an uninstall removes, an operator that is about to end cannot bring back.
+*/}}
 {{- define "busbar.webhookRules" -}}
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
   resourceNames: [{{ include "busbar.definitions" . }}]
-  verbs: [get, patch, update]
+  verbs: [get, list, patch, update, watch]
+{{- range $act := list "mutating" "validating" }}
 - apiGroups: [admissionregistration.k8s.io]
-  resources: [mutatingwebhookconfigurations, validatingwebhookconfigurations]
-  resourceNames: [{{ include "busbar.webhookConfiguration" . }}]
-  verbs: [get, patch, update]
+  resources: [{{ $act }}webhookconfigurations]
+  resourceNames: [{{ include "busbar.webhookConfiguration" (dict "root" $ "act" $act) }}]
+  verbs: [get, list, patch, update, watch]
+{{- end }}
 {{- end }}
 
 {{- define "busbar.definitions" -}}
 dynamocomponentdeployments.nvidia.com, dynamographdeploymentrequests.nvidia.com, dynamographdeployments.nvidia.com, dynamographdeploymentscalingadapters.nvidia.com, dynamomodels.nvidia.com, dynamoworkermetadatas.nvidia.com
 {{- end }}
 
+{{/* busbar.webhookConfiguration (dict "root" $ "act" "validating"): the name that the operator looks for. */}}
 {{- define "busbar.webhookConfiguration" -}}
-{{- if include "busbar.watchedNamespace" . }}busbar-operator-{{ .Release.Namespace }}{{ else }}busbar-operator{{ end -}}
+{{- $watched := include "busbar.watchedNamespace" .root -}}
+busbar-operator-{{ .act }}{{ with $watched }}-{{ . }}{{ end -}}
 {{- end }}
