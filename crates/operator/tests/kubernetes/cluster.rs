@@ -188,6 +188,7 @@ impl Cluster {
     pub(crate) fn operator(&self, identity: &str, writes_max: Option<u64>) -> Running {
         let config = Config {
             client: self.client.clone(),
+            image: None,
             watch_namespace: Some(self.k8s_namespace.clone()),
             settings: graph::cluster::Settings::default(),
             leader: LeaderConfig::new("busbar-operator", &self.k8s_namespace, identity),
@@ -246,6 +247,8 @@ fn strip(object: &mut Value) {
                 "clusterIPs",
                 "deployment.kubernetes.io/revision",
                 "revision",
+                // A hash over the owner's uid among others.
+                "busbar.dev/applied-hash",
             ] {
                 fields.shift_remove(key);
             }

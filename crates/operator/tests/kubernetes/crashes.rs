@@ -86,7 +86,7 @@ async fn of_two_operators_one_acts_and_when_it_goes_the_other_changes_nothing() 
         let address = operator.metrics;
         async move {
             let text = reqwest::get(format!("http://{address}/metrics")).await.unwrap().text().await.unwrap();
-            text.contains("busbar_operator_leader 1")
+            text.contains("\nbusbar_operator_leader 1\n")
         }
     };
     let (one, two) = (leads(&first).await, leads(&second).await);

@@ -30,7 +30,7 @@ async fn dynamos_examples_become_ready_under_their_names_and_leave_nothing() {
     let status = cluster.get(GRAPH, "vllm-agg-router").await.unwrap()["status"].clone();
     assert_eq!(status["components"]["VllmDecodeWorker"]["readyReplicas"], 2, "{status:#}");
     let text = reqwest::get(format!("http://{}/metrics", operator.metrics)).await.unwrap().text().await.unwrap();
-    assert!(text.contains("busbar_operator_leader 1"), "{text}");
+    assert!(text.contains("\nbusbar_operator_leader 1\n"), "{text}");
     let ready = reqwest::get(format!("http://{}/readyz", operator.health)).await.unwrap();
     assert!(ready.status().is_success());
     cluster.delete_graphs().await;
