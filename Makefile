@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO := cargo
 BUSBAR := $(or $(CARGO_TARGET_DIR),target)/release/busbar
 
-.PHONY: help up build packages test vllm test-vllm lint image bench e2e-smoke reference fuzz kubernetes-smoke
+.PHONY: help up build packages test vllm test-vllm lint image bench e2e-smoke e2e image reference fuzz kubernetes-smoke
 
 help: ## Show this list.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 20
@@ -30,9 +30,15 @@ test-vllm: ## The worker against a real vLLM on CPU (installs 6 GB once; not par
 lint: packages ## Format, clippy, tidy, licences and sources.
 	@tests-env/lint.sh
 
-e2e-smoke: ## Journey 1 with a new HOME on the binary that is built: up, a real answer, a killed worker, down.
+e2e-smoke: ## Two short journeys on the binary that is built: one machine, and a real Kubernetes on it (compiles that once, 10 to 40 minutes; as root).
 	@test -x $(BUSBAR) || $(MAKE) build
 	@tests-env/journey.sh
+	@tests-env/packages.sh kubernetes
+	@tests-env/kubernetes/journey.sh
+
+e2e: build ## All that is said about Kubernetes, on real control planes (`tests-env/kubernetes/e2e.sh PART` for one part).
+	@tests-env/packages.sh kubernetes
+	@tests-env/kubernetes/e2e.sh
 
 kubernetes-smoke: ## A real Kubernetes 1.35 on this machine, used and broken (compiles it once, 20 to 40 minutes; as root).
 	@tests-env/packages.sh kubernetes

@@ -41,6 +41,7 @@ eventually() {
 field_is() { [ "$(kubectl -n demo get "$1" -o jsonpath="$2" 2>/dev/null)" = "$3" ]; }
 
 "$HERE/cluster.sh" up "$STATE" >/dev/null
+"$HERE/storage.sh" "$STATE" >/dev/null
 . "$STATE/env"
 kubectl create namespace demo >/dev/null
 ok "a cluster: $(kubectl get nodes --no-headers | wc -l) nodes, Kubernetes $(kubectl version -o json | python3 -c 'import json,sys; print(json.load(sys.stdin)["serverVersion"]["gitVersion"])')"
@@ -64,16 +65,6 @@ ok "the platform is up: $(kubectl -n busbar-system get deployment busbar-operato
 
 # The model: a claim that a Job fills once, from a hub on this machine.
 python3 "$HERE/hub.py" "$BUSBAR_TEST_MACHINE_ADDRESS" 18090 $MODEL "$GGUF" "$HF_FOLDER"/{config,generation_config,tokenizer,tokenizer_config}.json >"$WORK/hub.log" &
-kubectl apply -f - >/dev/null <<EOF
-apiVersion: v1
-kind: PersistentVolume
-metadata: {name: models}
-spec:
-  capacity: {storage: 10Gi}
-  accessModes: [ReadWriteMany]
-  storageClassName: shared
-  hostPath: {path: /var/lib/busbar-models, type: DirectoryOrCreate}
-EOF
 kubectl -n demo apply -f - >/dev/null <<EOF
 apiVersion: nvidia.com/v1alpha1
 kind: DynamoModel
@@ -82,7 +73,6 @@ metadata:
   annotations:
     busbar.dev/model-cache-claim: models
     busbar.dev/model-cache-size: 1Gi
-    busbar.dev/model-cache-storage-class: shared
     busbar.dev/hf-endpoint: http://$BUSBAR_TEST_MACHINE_ADDRESS:18090
 spec:
   modelName: $MODEL
