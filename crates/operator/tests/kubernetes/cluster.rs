@@ -134,6 +134,10 @@ impl Cluster {
             for mut object in self.list(kind).await {
                 let name = format!("{} {}", kind.kind, object["metadata"]["name"].as_str().unwrap());
                 strip(&mut object);
+                // Written by Kubernetes' own controllers, with hashes of the namespace in it.
+                if operator::kinds::CHILDREN.contains(&kind) {
+                    object.as_object_mut().unwrap().shift_remove("status");
+                }
                 all.push((name, object));
             }
         }
