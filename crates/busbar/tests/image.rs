@@ -168,8 +168,15 @@ fn a_name_or_a_login_that_is_wrong_is_refused_before_anything_is_packed() {
 fn variables_that_a_shell_line_sets_hold_for_its_command() {
     let machine = Machine::new();
     let run = |line: &str| {
-        let output = machine.busbar().arg0("/bin/sh").args(["-c", line]).output().unwrap();
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        let mut shell = machine.busbar();
+        let mut shell = shell.arg0("/bin/sh").args(["-c", line]).stderr(Stdio::piped()).spawn().unwrap();
+        // Without the variable it would serve, and never end.
+        let begun = Instant::now();
+        while shell.try_wait().unwrap().is_none() && begun.elapsed() < CAP {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = shell.kill();
+        String::from_utf8_lossy(&shell.wait_with_output().unwrap().stderr).into_owned()
     };
     let said = run("DYN_HTTP_PORT=none exec python3 -m dynamo.frontend");
     assert!(said.contains("'none'") && said.contains("--http-port"), "{said}");
