@@ -77,7 +77,8 @@ def unit_of(name):
 
 
 def text(_):
-    print(told_by([executable("frontend", "text"), "--bench"], BUSBAR_TEST_MODEL_DIR=needed("BENCH_HF_FOLDER")))
+    for bench in ("text", "turns"):
+        print(told_by([executable("frontend", bench), "--bench"], BUSBAR_TEST_MODEL_DIR=needed("BENCH_HF_FOLDER")))
 
 
 def router(_):

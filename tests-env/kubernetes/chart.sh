@@ -68,6 +68,7 @@ begin() {
 }
 
 starts() {
+  [ -x "$BUSBAR" ] || fail "$BUSBAR is not built; run make build"
   if [ ! -e "$STATE/env" ]; then "$HERE/cluster.sh" up "$STATE" | tail -n 2; fi
   need_monitor_definitions
   . "$STATE/env"

@@ -1,6 +1,7 @@
 //! The commands and what `--help` teaches.
 
 use crate::flags::frontend::FrontendFlags;
+use crate::flags::operator::OperatorFlags;
 use crate::flags::worker::{EngineChoice, WorkerFlags};
 use crate::report::Failure;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -70,6 +71,10 @@ pub(crate) enum Command {
     /// Run one worker in this process (what `python3 -m dynamo.vllm` and `dynamo.mocker` mean in a manifest).
     #[command(after_help = "Flags that are not listed here go to `vllm serve` when the engine is vllm.")]
     Worker(Box<WorkerFlags>),
+    /// Act on graphs in a Kubernetes cluster: make their objects, update and restart them, and say how they are.
+    Operator(Box<OperatorFlags>),
+    /// Give a graph in a Kubernetes cluster the spec of an earlier revision.
+    Rollback(RollbackFlags),
     /// The CustomResourceDefinitions: print them as YAML, write them into a folder, or put them into a cluster.
     #[command(after_help = CRDS_EXAMPLES)]
     Crds(CrdsFlags),
@@ -199,6 +204,25 @@ pub(crate) struct LogFlags {
     /// Go on as lines are written.
     #[arg(short, long)]
     pub(crate) follow: bool,
+}
+
+/// Flags of `rollback`.
+#[derive(Args)]
+pub(crate) struct RollbackFlags {
+    /// Name of the graph.
+    pub(crate) graph: String,
+    /// Number of the revision; without it, the latest one that differs from what the graph says now.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) to_revision: Option<i64>,
+    /// Kubernetes namespace of the graph; the context's when absent.
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub(crate) k8s_namespace: Option<String>,
+    /// Kubeconfig; as kubectl finds it when absent.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig; the current one when absent.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
 }
 
 /// Flags of `crds`.

@@ -1,7 +1,7 @@
 //! Scaling adapters: who scales an adapter scales the component that it names.
 //!
-//! An adapter is made once, with the replicas that its component has then; from there on it owns them, and the webhook
-//! refuses others' edits. [`decide`] is pure: from an adapter and its graph to what the component and the adapter's
+//! The graph's reconcile makes an adapter once, with the replicas that its component has then; from there on the adapter
+//! owns them, and the webhook refuses others' edits. [`decide`] is pure: from an adapter and its graph to what the component and the adapter's
 //! status must say.
 //!
 //! Replicas are written as a JSON patch that names the component at its place, not by server-side apply: several adapters
@@ -16,7 +16,7 @@ use futures::StreamExt;
 use graph::cluster::labels;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
@@ -103,27 +103,6 @@ pub fn decide(
     Decision {
         graph_patch,
         status: AdapterStatus { replicas: Some(running), selector: Some(selector), last_scale_time },
-    }
-}
-
-/// Makes the adapter that `graph::cluster::graph_objects` rendered, once. One that is there keeps its replicas: they are
-/// what someone scaled it to. True when it was made.
-///
-/// # Errors
-/// [`AdapterError::Api`].
-pub async fn create_once(client: &Client, rendered: &Value) -> Result<bool, AdapterError> {
-    let adapter: DynamicObject = serde_json::from_value(rendered.clone())
-        .map_err(|source| AdapterError::Shape(rendered["metadata"]["name"].to_string(), source))?;
-    let namespace = adapter.namespace().unwrap_or_default();
-    let api = adapters(client, Some(&namespace));
-    let parameters = PostParams { field_manager: Some(labels::MANAGER.to_owned()), ..PostParams::default() };
-    match api.create(&parameters, &adapter).await {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-        Err(source) => {
-            let object = format!("the scaling adapter {namespace}/{}", adapter.name_any());
-            Err(AdapterError::Api { verb: "create", object, source: Box::new(source) })
-        }
     }
 }
 

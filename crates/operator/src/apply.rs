@@ -14,7 +14,7 @@ use crate::kinds::{self, APPLIED_HASH, Kind};
 use crate::metrics::Metrics;
 use graph::cluster::labels::MANAGER;
 use kube::Client;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -134,6 +134,25 @@ impl Writes {
         let restored = if is_news && has_changed && was_ours { found.unwrap_or_default() } else { Vec::new() };
         self.remember(what, now);
         Ok(Applied { written: Some(written), restored })
+    }
+
+    /// Makes an object of which others own fields from then on. One that is there is left as it is.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub async fn create(&self, intent: Value) -> Result<(), WriteError> {
+        let (kind, what) = identify(&intent)?;
+        let refused = |source| WriteError::Refused { act: "create", what: what.clone(), source: Box::new(source) };
+        let object: DynamicObject =
+            serde_json::from_value(intent).map_err(kube::Error::SerdeError).map_err(&refused)?;
+        self.gate.pass()?;
+        self.metrics.wrote("create");
+        let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        match kind.api(&self.client, Some(kinds::k8s_namespace(&object))).create(&params, &object).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(source) => Err(refused(source)),
+        }
     }
 
     /// Writes annotations of ours onto an object of the user; those that were ours and are not named go away.

@@ -1,5 +1,6 @@
 //! One operator process: webhooks always, control loops while it leads.
 
+use crate::adapter;
 use crate::apply::{Gate, Writes};
 use crate::cache::Cache;
 use crate::config::Config;
@@ -114,12 +115,14 @@ async fn act(config: &Config, metrics: &Arc<Metrics>, term: Term) -> Result<(), 
         metrics: metrics.clone(),
         revisions: Revisions::default(),
     };
-    let context = Arc::new(context);
+    let (context, watch_namespace) = (Arc::new(context), config.watch_namespace.clone());
     let models =
-        Models { context: context.clone(), k8s_namespace: config.watch_namespace.clone(), image: config.image.clone() };
-    let loops = async { tokio::join!(run_all(context, triggers, lost.clone()), model::run(models, lost.clone())) };
+        Models { context: context.clone(), k8s_namespace: watch_namespace.clone(), image: config.image.clone() };
+    let adapters = adapter::run(config.client.clone(), watch_namespace, lost.clone());
+    let loops =
+        async { tokio::join!(run_all(context, triggers, lost.clone()), adapters, model::run(models, lost.clone())) };
     let result = tokio::select! {
-        ((), ()) = loops => Ok(()),
+        _ = loops => Ok(()),
         // A killed process finishes nothing.
         () = crashed.cancelled() => Err(OperatorError::Crashed),
     };

@@ -11,7 +11,7 @@ const RECONCILE_BUCKETS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.
 
 /// Label: `graph` or `component`.
 pub const CONTROLLER: &str = "controller";
-/// Label: `apply`, `status` or `delete`.
+/// Label: `apply`, `create`, `status` or `delete`.
 pub const ACT: &str = "act";
 
 /// `busbar_operator_reconciles_total`.

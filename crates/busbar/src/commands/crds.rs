@@ -3,7 +3,7 @@
 use crate::cli::{CrdsFlags, Output};
 use crate::report::Failure;
 use ::crds::definition::{ConversionService, definitions, files};
-use operator::install;
+use ::operator::install;
 use std::io::Write;
 use std::path::Path;
 

@@ -13,25 +13,26 @@ const TIMEOUT: Duration = Duration::from_secs(45);
 
 /// What is given: a file where it looks like one, since a graph's name has no dot and no slash.
 pub(crate) fn run(flags: &DownFlags, output: Output) -> Result<(), Failure> {
-    let Some(what) = &flags.what else { return stop_graphs(None, output) };
+    let Some(what) = &flags.what else { return stop_graphs(None, true, output) };
     if !what.contains(['.', '/']) {
-        return stop_graphs(Some(what), output);
+        return stop_graphs(Some(what), false, output);
     }
     match platform::named_by(Some(Path::new(what)))? {
         Some(file) => platform_down::run(&file, flags, output),
         None => {
             let text = platform::read_text(Path::new(what))?;
             let graph = graph::parse(&text).map_err(|found| Failure::findings(what, &found))?;
-            stop_graphs(Some(&graph.name), output)
+            // A file says how things should be afterwards: gone is gone, however often it is said.
+            stop_graphs(Some(&graph.name), true, output)
         }
     }
 }
 
-/// Stops the runs; nothing that runs is no failure, so that it is safe to run twice.
-fn stop_graphs(graph: Option<&str>, output: Output) -> Result<(), Failure> {
+/// Stops the runs. That nothing runs is a failure only of a name, which may be misspelt.
+fn stop_graphs(graph: Option<&str>, may_be_gone: bool, output: Output) -> Result<(), Failure> {
     let root = folders::state()?;
     let runs = match stop::living(&root, graph) {
-        Err(RunError::NothingRuns { name: None }) => Vec::new(),
+        Err(RunError::NothingRuns { .. }) if may_be_gone => Vec::new(),
         found => found?,
     };
     let quiet = output == Output::Json;

@@ -9,11 +9,13 @@ mod keys;
 mod lint;
 mod logs;
 mod model;
+mod operator;
 mod plan;
 mod platform;
 mod platform_down;
 mod platform_up;
 mod reference;
+mod rollback;
 mod status;
 mod up;
 mod verify;
@@ -49,6 +51,8 @@ pub(crate) fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Keys(KeysCommand::Add { name, file }) => keys::add(&name, &file, output),
         Command::Frontend(flags) => frontend::run(*flags),
         Command::Worker(flags) => worker::run(&flags, &[], None),
+        Command::Operator(flags) => operator::run(&flags),
+        Command::Rollback(flags) => rollback::run(&flags, output),
         Command::Crds(flags) => crds::run(&flags, output),
         Command::Reference { folder } => reference::write(&folder),
     }

@@ -6,4 +6,5 @@ pub(crate) mod frontend;
 pub(crate) mod manifest;
 pub(crate) mod mocker;
 pub(crate) mod nats;
+pub(crate) mod operator;
 pub(crate) mod worker;

@@ -160,8 +160,9 @@ fn says_which_definition_is_absent(cluster: &Cluster) {
     let machine = machine::Machine::new();
     let namespace = namespace::Namespace::new(cluster.clone());
     let kubeconfig = namespace.kubeconfig_of("graph", machine.home());
-    let mut command = machine.busbar();
-    command.args(["frontend", "--http-port", "0", "--discovery-backend", "kubernetes"]);
+    let mut command = machine.command("timeout");
+    command.args([ENDS_SECONDS_MAX, env!("CARGO_BIN_EXE_busbar"), "frontend", "--http-port", "0"]);
+    command.args(["--discovery-backend", "kubernetes"]);
     command
         .env("KUBECONFIG", kubeconfig)
         .env("POD_NAME", "p")
@@ -174,10 +175,13 @@ fn says_which_definition_is_absent(cluster: &Cluster) {
     }
 }
 
+/// Seconds after which a frontend that should have ended is ended: it has started.
+const ENDS_SECONDS_MAX: &str = "60";
+
 /// Runs a frontend that must not start; gives what it said.
 fn refused(stage: &Stage, change: impl FnOnce(&mut std::process::Command)) -> String {
-    let mut command = stage.machine.busbar();
-    command.args(["frontend", "--http-port", "0"]);
+    let mut command = stage.machine.command("timeout");
+    command.args([ENDS_SECONDS_MAX, env!("CARGO_BIN_EXE_busbar"), "frontend", "--http-port", "0"]);
     stage.dress(&mut command, "frontend", "uid");
     change(&mut command);
     let output = ended(&command.output().unwrap());

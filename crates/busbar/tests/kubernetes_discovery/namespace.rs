@@ -142,7 +142,7 @@ impl Namespace {
 
     /// What a pod tells.
     pub(crate) fn object(&self, name: &str) -> Option<Value> {
-        let text = self.kubectl(&["get", "dynamoworkermetadatas", name, "-o", "json"]).ok()?;
+        let text = self.kubectl(&["get", "dynamoworkermetadatas", name, "-o", "json", "--show-managed-fields"]).ok()?;
         serde_json::from_str(&text).ok()
     }
 

@@ -40,7 +40,12 @@ impl Stage {
     /// The environment that the operator gives.
     pub(crate) fn dress(&self, command: &mut Command, pod: &str, uid: &str) {
         command.env("DYN_DISCOVERY_BACKEND", "kubernetes").env("KUBECONFIG", &self.kubeconfig);
-        command.env("POD_NAME", pod).env("POD_UID", uid).env("POD_NAMESPACE", &self.namespace.name);
+        // The machine may be a pod itself.
+        command
+            .env_remove("CONTAINER_NAME")
+            .env("POD_NAME", pod)
+            .env("POD_UID", uid)
+            .env("POD_NAMESPACE", &self.namespace.name);
         command.env("DYN_EVENT_PLANE", "zmq").env("DYN_LOG", "info");
         for host in ["DYN_TCP_RPC_HOST", "DYN_TCP_RESPONSE_STREAM_HOST", "DYN_EVENT_PLANE_HOST"] {
             command.env(host, "127.0.0.1");

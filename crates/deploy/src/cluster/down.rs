@@ -3,7 +3,7 @@
 //! Graphs go first, while the operator is there to drain them; then the release, then what it left, the definitions if
 //! this platform brought them and nobody else uses them, and at last the namespaces that it made.
 
-use super::helm::{Helm, RELEASE_TIMEOUT};
+use super::helm::Helm;
 use super::leftovers::{self, Marks};
 use super::object::Address;
 use super::{Cluster, ClusterError, Progress, Tell, record, unless, up, wait};
@@ -296,8 +296,3 @@ async fn last(cluster: &Cluster, plan: &Plan, marks: &Marks, tell: Tell<'_>) -> 
     }
     Ok(kept)
 }
-
-/// How long `down` may take at most, for whoever waits for it.
-pub const LONGEST: Duration = Duration::from_secs(
-    GRAPH_TIMEOUT.as_secs() + RELEASE_TIMEOUT.as_secs() + REST_TIMEOUT.as_secs() + 2 * LAST_TIMEOUT.as_secs(),
-);

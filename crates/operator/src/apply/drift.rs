@@ -11,7 +11,15 @@ const PATHS_MAX: usize = 16;
 /// server writes both in its own way.
 pub fn differences(live: &Value, intent: &Value) -> Vec<String> {
     let mut paths = Vec::new();
-    compare(live, intent, "", &mut paths);
+    match (live, intent) {
+        (Value::Object(live), Value::Object(intent)) => {
+            // A list does not repeat version and kind in its items; an object of another kind is never compared.
+            for (key, wanted) in intent.iter().filter(|(key, _)| !matches!(key.as_str(), "apiVersion" | "kind")) {
+                compare(live.get(key).unwrap_or(&Value::Null), wanted, key, &mut paths);
+            }
+        }
+        _ => compare(live, intent, "", &mut paths),
+    }
     paths.truncate(PATHS_MAX);
     paths
 }
@@ -122,5 +130,7 @@ mod tests {
         check(&json!({}), &json!({"labels": {}, "list": [], "none": null}), &[]);
         check(&json!({"q": "1Gi"}), &json!({"q": "1G"}), &["q"]);
         check(&json!({"q": "x"}), &json!({"q": "y"}), &["q"]);
+        // As in the items of a list.
+        check(&json!({"q": 1}), &json!({"apiVersion": "v1", "kind": "Q", "q": 1}), &[]);
     }
 }

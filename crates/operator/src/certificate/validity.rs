@@ -36,7 +36,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     } else {
         let (digits, rest) =
             rest.split_at_checked(usize::from(first & 0x7f)).filter(|(digits, _)| digits.len() <= 4)?;
-        (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)
+        (digits.iter().fold(0, |length, digit| (length << 8) | usize::from(*digit)), rest)
     };
     let (content, rest) = rest.split_at_checked(length)?;
     Some((tag, content, rest))

@@ -124,7 +124,10 @@ impl<'a> Work<'a> {
             let live = self.context.cache.child(kind, k8s_namespace, &name);
             kept.insert((kind.kind, name.clone()));
             // An adapter's replicas belong to whoever scales; the rest of it never changes.
-            if kind.kind == crds::SCALING_ADAPTER && live.is_some() {
+            if kind.kind == crds::SCALING_ADAPTER {
+                if live.is_none() {
+                    self.context.writes.create(intent).await?;
+                }
                 continue;
             }
             let applied = self.context.writes.apply(intent, live.as_deref()).await?;

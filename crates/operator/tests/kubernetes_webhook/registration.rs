@@ -1,12 +1,12 @@
 //! The API server always knows where to ask and whom to trust.
 
-use crate::stage::{STAGE, alone_on_stage, create, fixture, graphs, on_stage, until};
+use crate::stage::{STAGE, alone_on_stage, create, fixture, graphs, on_stage, serves, until};
 use crds::definition::ConversionService;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use operator::certificate::{Material, renew};
 use operator::install::{self, Outcome};
@@ -39,21 +39,6 @@ async fn material() -> Option<Material> {
         certificate: text("tls.crt")?,
         key: text("tls.key")?,
     })
-}
-
-/// Graphs can be created (checked) and listed in v1alpha1 (converted).
-async fn serves(k8s_namespace: &str) -> Result<(), String> {
-    let mut manifest = fixture("agg.v1alpha1.yaml");
-    manifest["metadata"]["name"] = json!(format!(
-        "probe-{}",
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() % 1_000_000_000
-    ));
-    let graph = serde_json::from_value(manifest).unwrap();
-    let api = graphs(&STAGE.client, k8s_namespace, "v1alpha1");
-    let dry = PostParams { dry_run: true, ..PostParams::default() };
-    api.create(&dry, &graph).await.map_err(|error| error.to_string())?;
-    api.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
-    Ok(())
 }
 
 #[test]
@@ -124,7 +109,7 @@ fn what_someone_takes_away_is_put_back() {
         let before = material().await.unwrap();
         secrets().delete(&STAGE.config.secret, &DeleteParams::default()).await.unwrap();
         until("the certificate is there again", || async { material().await.filter(|now| *now == before) }).await;
-        until("all of it works", || async { serves(&namespace).await.ok() }).await;
+        until("all of it works", || async { serves(&STAGE.client, &namespace).await.ok() }).await;
     });
 }
 
@@ -132,7 +117,7 @@ fn what_someone_takes_away_is_put_back() {
 fn a_certificate_is_renewed_while_it_serves_and_no_request_notices() {
     alone_on_stage(async {
         let namespace = STAGE.namespace("renew").await;
-        until("it works", || async { serves(&namespace).await.ok() }).await;
+        until("it works", || async { serves(&STAGE.client, &namespace).await.ok() }).await;
         let before = material().await.unwrap();
         let host = STAGE.config.address.ip().to_string();
         // The same authority, a serving certificate of two months ago.
@@ -158,14 +143,14 @@ fn a_certificate_is_renewed_while_it_serves_and_no_request_notices() {
         let renewed = until("another certificate is in the Secret", || {
             asked += 1;
             async {
-                serves(&namespace).await.unwrap();
+                serves(&STAGE.client, &namespace).await.unwrap();
                 material().await.filter(|now| now.certificate != old.certificate)
             }
         })
         .await;
         assert_eq!(renewed.bundle, before.bundle);
         until("new connections see it", || async {
-            serves(&namespace).await.unwrap();
+            serves(&STAGE.client, &namespace).await.unwrap();
             (shown().await == renewed.certificate).then_some(())
         })
         .await;

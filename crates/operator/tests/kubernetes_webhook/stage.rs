@@ -2,7 +2,7 @@
 
 use crds::definition::ConversionService;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PostParams};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use operator::webhook::{self, WebhookConfig};
@@ -95,6 +95,8 @@ impl Stage {
         runtime.spawn(adapter::run(client.clone(), None, CancellationToken::new()));
         runtime
             .block_on(async { tokio::time::timeout(CAP, is_ready.wait_for(|ready| *ready)).await.unwrap().unwrap() });
+        // The API server hears of a new address after a moment; until then it asks at that of an earlier run.
+        runtime.block_on(until("the API server asks here", || async { serves(&client, "default").await.ok() }));
         Self { runtime, client, config, first_install, namespaces: AtomicU32::new(0) }
     }
 
@@ -132,6 +134,18 @@ pub(crate) async fn create(api: &Api<DynamicObject>, object: &Value) -> Result<V
         Err(kube::Error::Api(status)) => Err(status.message.clone()),
         Err(error) => panic!("{error:?}"),
     }
+}
+
+/// Graphs can be created (checked, and converted to be stored) and listed in v1alpha1.
+pub(crate) async fn serves(client: &Client, k8s_namespace: &str) -> Result<(), String> {
+    let mut manifest = fixture("agg.v1alpha1.yaml");
+    manifest["metadata"]["name"] = json!("probe");
+    let graph = serde_json::from_value(manifest).unwrap();
+    let api = graphs(client, k8s_namespace, "v1alpha1");
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    api.create(&dry, &graph).await.map_err(|error| error.to_string())?;
+    api.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+    Ok(())
 }
 
 /// A manifest of the examples, by its file's name.

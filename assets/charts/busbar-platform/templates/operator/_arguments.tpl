@@ -16,6 +16,7 @@
 {{- else if .Values.global.etcd.install }}
 - --etcd-endpoints=http://{{ include "busbar.fullname" (dict "root" . "part" "etcd") }}.{{ .Release.Namespace }}.svc:2379
 {{- end }}
+- --image={{ include "busbar.operatorImage" . }}
 {{- range $operator.imageMap }}
 - --image-map={{ .from }}={{ .to }}
 {{- end }}
