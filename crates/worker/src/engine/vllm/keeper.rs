@@ -20,12 +20,12 @@ pub(super) const END: &[u8] = b"e";
 /// A program that cannot be started.
 pub fn keep(command: &[String]) -> std::io::Result<ExitStatus> {
     let (program, arguments) = command.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
+    // In a container nobody else would reap vLLM's own processes when their parents are gone. A kernel that refuses
+    // leaves them to the container's first process. Before the start, for a parent may be gone at once.
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let mut child = Command::new(program).args(arguments).stdin(Stdio::null()).spawn()?;
     let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
     std::thread::spawn(move || watch(std::io::stdin().lock(), pid));
-    // In a container nobody else would reap vLLM's own processes when their parents are gone. A kernel that refuses
-    // leaves them to the container's first process.
-    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     match pid {
         Some(pid) => reap_until(pid),
         None => child.wait(),
