@@ -16,7 +16,7 @@ pub(crate) fn run(flags: &RollbackFlags, output: Output) -> Result<(), Failure> 
             .await
             .map_err(|error| failed(&error))?;
         if output == Output::Json {
-            let changes: Vec<_> =
+            let changes =
                 done.changes.iter().map(|(path, from, to)| serde_json::json!({ "path": path, "from": from, "to": to }));
             println!(
                 "{}",
