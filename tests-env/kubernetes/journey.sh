@@ -120,10 +120,13 @@ kubectl -n demo get pods
 [ "$(kubectl -n demo get pods -l nvidia.com/dynamo-graph-deployment-name=vllm-agg-router --no-headers | grep -c ' 1/1 .*Running')" = 3 ] || fail "not three pods run"
 kubectl -n demo port-forward deployment/vllm-agg-router-frontend 18000:8000 >"$WORK/forward.log" 2>&1 &
 eventually "port-forward answers" curl -sf http://127.0.0.1:18000/v1/models -o "$WORK/models"
-ask() { curl -sf "$1/v1/chat/completions" -H 'content-type: application/json' -d "{\"model\":\"$MODEL\",\"temperature\":0,\"max_tokens\":32,\"messages\":[{\"role\":\"user\",\"content\":\"What is the capital of France?\"}]}"; }
+ask() { curl -sf "$1/v1/chat/completions" -H 'content-type: application/json' -d "{\"model\":\"$MODEL\",\"temperature\":0,\"max_tokens\":32,\"messages\":[{\"role\":\"user\",\"content\":\"What is the capital of France? Answer in one short sentence.\"}]}"; }
 ask http://127.0.0.1:18000 >"$WORK/answer" || fail "no answer through port-forward: $(cat "$WORK/answer")"
 grep -q Paris "$WORK/answer" || fail "the answer has no Paris in it: $(cat "$WORK/answer")"
 ok "pods, port-forward, curl: $(python3 -c 'import json,sys; print(json.load(sys.stdin)["choices"][0]["message"]["content"])' <"$WORK/answer")"
+
+eventually "the model's status counts its pods" field_is dynamomodel/smollm2 '{.status.readyEndpoints}' 2
+ok "the model's status counts the two pods that serve it"
 
 # A pod is taken away while both workers answer.
 SERVICE=http://$(kubectl -n demo get service vllm-agg-router-frontend -o jsonpath='{.spec.clusterIP}'):8000
