@@ -156,12 +156,12 @@ pub async fn run(client: Client, watch_namespace: Option<String>, lost: Cancella
     controller
         .watches_with(graphs, graph_kind(), watcher::Config::default(), of_graph)
         .graceful_shutdown_on(async move { stop.cancelled().await })
-        .run(reconcile, on_error, context)
+        .run(reconcile, |adapter, error, _| on_error(&adapter, error), context)
         .for_each(|_| async {})
         .await;
 }
 
-fn on_error(adapter: Arc<DynamicObject>, error: &AdapterError, _: Arc<Context>) -> Action {
+fn on_error(adapter: &DynamicObject, error: &AdapterError) -> Action {
     let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     tracing::warn!(adapter = %adapter.name_any(), error = %error, cause, "an adapter was not carried out; tried again");
     Action::requeue(RETRY)

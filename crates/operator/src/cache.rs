@@ -94,13 +94,12 @@ impl Cache {
             let queues = queues.clone();
             move |pod: Pod| send_all(queues.clone(), holder_of(&pod))
         });
-        let nothing = |_| std::future::ready(());
         let secrets = all().fields(&format!("type={PULL_SECRET}"));
         let pull_secrets =
-            watch(typed::<Secret>(client, k8s_namespace), secrets, (), tasks, move |secret| nothing(drop(secret)));
+            watch(typed::<Secret>(client, k8s_namespace), secrets, (), tasks, |_| std::future::ready(()));
         let nodes = k8s_namespace
             .is_none()
-            .then(|| watch(Api::<Node>::all(client.clone()), all(), (), tasks, move |node: Node| nothing(drop(node))));
+            .then(|| watch(Api::<Node>::all(client.clone()), all(), (), tasks, |_| std::future::ready(())));
         let cache = Self { graphs, components, models, children, pods, nodes, pull_secrets };
         (cache, Triggers { graphs: graphs_in, components: components_in })
     }

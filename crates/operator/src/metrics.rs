@@ -31,17 +31,14 @@ impl Default for Metrics {
         let (running, leader) = (Family::default(), Gauge::default());
         let seconds: Family<Labels, Histogram> =
             Family::new_with_constructor(|| Histogram::new(names::RECONCILE_SECONDS.buckets().iter().copied()));
-        let mut register = |spec: &telemetry::MetricSpec, metric: Box<dyn FnOnce(&mut Registry, &str, &str)>| {
-            metric(&mut registry, spec.registration_name(), spec.help);
-        };
         let (r, e, s, u, w, l) =
             (reconciles.clone(), errors.clone(), seconds.clone(), running.clone(), writes.clone(), leader.clone());
-        register(&names::RECONCILES_TOTAL, Box::new(|to, name, help| to.register(name, help, r)));
-        register(&names::RECONCILE_ERRORS_TOTAL, Box::new(|to, name, help| to.register(name, help, e)));
-        register(&names::RECONCILE_SECONDS, Box::new(|to, name, help| to.register(name, help, s)));
-        register(&names::RECONCILES_RUNNING, Box::new(|to, name, help| to.register(name, help, u)));
-        register(&names::WRITES_TOTAL, Box::new(|to, name, help| to.register(name, help, w)));
-        register(&names::LEADER, Box::new(|to, name, help| to.register(name, help, l)));
+        registry.register(names::RECONCILES_TOTAL.registration_name(), names::RECONCILES_TOTAL.help, r);
+        registry.register(names::RECONCILE_ERRORS_TOTAL.registration_name(), names::RECONCILE_ERRORS_TOTAL.help, e);
+        registry.register(names::RECONCILE_SECONDS.registration_name(), names::RECONCILE_SECONDS.help, s);
+        registry.register(names::RECONCILES_RUNNING.registration_name(), names::RECONCILES_RUNNING.help, u);
+        registry.register(names::WRITES_TOTAL.registration_name(), names::WRITES_TOTAL.help, w);
+        registry.register(names::LEADER.registration_name(), names::LEADER.help, l);
         Self { registry: Mutex::new(registry), reconciles, errors, seconds, running, writes, leader }
     }
 }

@@ -116,34 +116,34 @@ fn replicas_that_an_adapter_owns_are_the_operators_alone() {
     assert_eq!(changed(&two, &given_back).refusal, None, "without the adapter they are the user's");
 }
 
-fn of_kind(kind: &str, version: &str, spec: Value) -> Value {
+fn of_kind(kind: &str, version: &str, spec: &Value) -> Value {
     json!({ "apiVersion": format!("nvidia.com/{version}"), "kind": kind, "metadata": { "name": "x" }, "spec": spec })
 }
 
 #[test]
 fn what_nothing_here_would_act_on_is_refused_with_the_reason() {
-    let check = |object: Value, says: &[&str]| {
-        let refusal = created(&object).refusal.unwrap_or_default();
+    let check = |object: &Value, says: &[&str]| {
+        let refusal = created(object).refusal.unwrap_or_default();
         assert!(says.iter().all(|part| refusal.contains(part)), "{object}: {refusal}");
     };
-    let request = of_kind("DynamoGraphDeploymentRequest", "v1beta1", json!({ "model": "Qwen/Qwen3-0.6B" }));
-    check(request, &["does not profile", "Qwen/Qwen3-0.6B", "DynamoGraphDeployment"]);
+    let request = of_kind("DynamoGraphDeploymentRequest", "v1beta1", &json!({ "model": "Qwen/Qwen3-0.6B" }));
+    check(&request, &["does not profile", "Qwen/Qwen3-0.6B", "DynamoGraphDeployment"]);
     let group = json!({ "replicas": 1, "dgdRef": { "name": "g", "componentGroupName": "all" } });
     check(
-        of_kind("DynamoGraphDeploymentScalingAdapter", "v1beta1", group),
+        &of_kind("DynamoGraphDeploymentScalingAdapter", "v1beta1", &group),
         &["spec.dgdRef.componentGroupName", "Grove"],
     );
     let lora = json!({ "modelName": "a", "baseModelName": "b", "modelType": "lora" });
-    check(of_kind("DynamoModel", "v1alpha1", lora), &["spec.source.uri", "hf://"]);
-    check(of_kind("DynamoCheckpoint", "v1alpha1", json!({})), &["DynamoCheckpoint"]);
+    check(&of_kind("DynamoModel", "v1alpha1", &lora), &["spec.source.uri", "hf://"]);
+    check(&of_kind("DynamoCheckpoint", "v1alpha1", &json!({})), &["DynamoCheckpoint"]);
     let base = json!({ "modelName": "a", "baseModelName": "b" });
-    assert_eq!(created(&of_kind("DynamoModel", "v1alpha1", base)).refusal, None);
+    assert_eq!(created(&of_kind("DynamoModel", "v1alpha1", &base)).refusal, None);
 }
 
 #[test]
 fn a_component_is_named_like_its_object_and_nothing_else_is_filled_in() {
     let ask = |kind: &str, version: &str, spec: Value| {
-        default::answer(&review(&of_kind(kind, version, spec), None, None)).patch
+        default::answer(&review(&of_kind(kind, version, &spec), None, None)).patch
     };
     let named = json!([{ "op": "add", "path": "/spec/name", "value": "x" }]);
     assert_eq!(json!(ask("DynamoComponentDeployment", "v1beta1", json!({}))), named);
@@ -166,7 +166,7 @@ fn a_conversion_gives_all_objects_in_order_or_names_each_that_fails() {
     assert_eq!(answer["convertedObjects"], json!([convert(&alpha, Version::V1beta1).unwrap(), beta]));
     let mut spoilt = beta.clone();
     spoilt["metadata"]["annotations"] = json!({ REMAINDER: "{" });
-    let answer = ask(&[alpha.clone(), spoilt, of_kind("DynamoModel", "v1alpha1", json!({}))], "nvidia.com/v1alpha1");
+    let answer = ask(&[alpha.clone(), spoilt, of_kind("DynamoModel", "v1alpha1", &json!({}))], "nvidia.com/v1alpha1");
     let message = answer["result"]["message"].as_str().unwrap();
     assert_eq!((&answer["result"]["status"], &answer["convertedObjects"]), (&json!("Failure"), &json!([])));
     assert!(message.contains("DynamoGraphDeployment ?/vllm-disagg: ") && message.contains(REMAINDER), "{message}");
@@ -222,7 +222,7 @@ fn an_adapter_scales_its_component_once_and_leaves_everything_else() {
     let component = graph.spec.components[1].name.clone();
     let adapter = |name: &str, replicas: i64| -> DynamoGraphDeploymentScalingAdapter {
         let spec = json!({ "replicas": replicas, "dgdRef": { "name": "vllm-agg", "componentName": name } });
-        serde_json::from_value(of_kind("DynamoGraphDeploymentScalingAdapter", "v1beta1", spec)).unwrap()
+        serde_json::from_value(of_kind("DynamoGraphDeploymentScalingAdapter", "v1beta1", &spec)).unwrap()
     };
     let scaled = decide(&adapter(&component, 5), Some(&graph), now);
     let expected = json!([

@@ -176,7 +176,7 @@ pub(super) fn served_model(flags: &WorkerFlags, model: &LocalModel) -> ServedMod
 
 pub(super) fn worker_config(flags: &WorkerFlags, index: u32, nats: Option<&Nats>) -> Result<WorkerConfig, Failure> {
     let endpoint = match &flags.endpoint {
-        None => EndpointId::new(&flags.generation_namespace(), "backend", "generate"),
+        None => EndpointId::new(flags.generation_namespace(), "backend", "generate"),
         Some(text) => EndpointId::parse(text).ok_or_else(|| {
             Failure::new(format!("`{text}` is no endpoint"))
                 .remedy("write dyn://NAMESPACE.COMPONENT.NAME, such as dyn://dynamo.backend.generate")

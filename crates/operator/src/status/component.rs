@@ -181,9 +181,9 @@ mod tests {
         Trouble { cause, message: "why; what to do".to_owned() }
     }
 
-    fn check(facts: Facts, ready: bool, reason: &str, available: bool) -> String {
+    fn check(facts: &Facts, ready: bool, reason: &str, available: bool) -> String {
         let now = Time("2026-01-01T00:00:00Z".parse().unwrap());
-        let status = status(&facts, None, Some(3), &now);
+        let status = status(facts, None, Some(3), &now);
         let conditions = status.conditions.unwrap();
         let find = |about: &str| conditions.iter().find(|c| c.type_ == about).unwrap().clone();
         let component = find(DYNAMO_COMPONENT_READY);
@@ -196,22 +196,27 @@ mod tests {
     #[test]
     fn the_table_of_a_components_status() {
         let all = Facts { wanted: 2, held: held(2), pods: 2, ready: 2, available: 2, ..Facts::default() };
-        check(all.clone(), true, "all_resources_are_ready", true);
-        check(Facts { wanted: 0, held: held(0), ..Facts::default() }, true, "all_resources_are_ready", true);
-        check(Facts { held: None, ..all.clone() }, false, "updating", true);
-        check(Facts { held: held(1), ..all.clone() }, false, "updating", true);
-        check(Facts { pods: 3, ..all.clone() }, false, "updating", true);
-        check(Facts { available: 1, ..all.clone() }, false, "updating", true);
-        check(Facts { available: 0, ready: 0, ..all.clone() }, false, "pods_not_ready", false);
+        check(&all, true, "all_resources_are_ready", true);
+        check(&Facts { wanted: 0, held: held(0), ..Facts::default() }, true, "all_resources_are_ready", true);
+        check(&Facts { held: None, ..all.clone() }, false, "updating", true);
+        check(&Facts { held: held(1), ..all.clone() }, false, "updating", true);
+        check(&Facts { pods: 3, ..all.clone() }, false, "updating", true);
+        check(&Facts { available: 1, ..all.clone() }, false, "updating", true);
+        check(&Facts { available: 0, ready: 0, ..all.clone() }, false, "pods_not_ready", false);
         let lacks =
             Facts { available: 1, ready: 1, troubles: vec![trouble(Cause::InsufficientCapacity)], ..all.clone() };
-        let message = check(lacks.clone(), false, "insufficient_capacity", true);
+        let message = check(&lacks, false, "insufficient_capacity", true);
         assert_eq!(message, "1 of 2 pods are ready; 1 of them: why; what to do");
-        let message = check(Facts { is_late: true, ..lacks.clone() }, false, "progress_deadline_exceeded", true);
+        let message = check(&Facts { is_late: true, ..lacks.clone() }, false, "progress_deadline_exceeded", true);
         assert!(message.contains("no progress within the deadline: 1 of them: why"), "{message}");
         let both = vec![trouble(Cause::NotReady), trouble(Cause::CrashLoop)];
-        check(Facts { troubles: both, is_late: true, ..lacks }, false, "crash_loop", true);
-        check(Facts { not_run: Some("several nodes".into()), ..all }, false, "failed_to_reconcile_the_resources", true);
+        check(&Facts { troubles: both, is_late: true, ..lacks }, false, "crash_loop", true);
+        check(
+            &Facts { not_run: Some("several nodes".into()), ..all },
+            false,
+            "failed_to_reconcile_the_resources",
+            true,
+        );
     }
 
     #[test]
