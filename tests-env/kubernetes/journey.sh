@@ -130,6 +130,7 @@ ok "the model's status counts the two pods that serve it"
 
 # A pod is taken away while both workers answer.
 SERVICE=http://$(kubectl -n demo get service vllm-agg-router-frontend -o jsonpath='{.spec.clusterIP}'):8000
+curl -sf "$SERVICE/metrics" -o "$WORK/metrics" && grep -q '^dynamo_frontend_requests_total' "$WORK/metrics" || fail "no metrics where Dynamo has them"
 streams=()
 for i in 1 2; do
   curl -sN "$SERVICE/v1/chat/completions" -H 'content-type: application/json' -d "{\"model\":\"$MODEL\",\"stream\":true,

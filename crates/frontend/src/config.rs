@@ -122,6 +122,8 @@ pub struct HttpConfig {
     pub port: u16,
     /// Port of the admin listener on 127.0.0.1, used only when `host` is not loopback; 0 is any.
     pub admin_port: u16,
+    /// `/metrics` is served at the API's address too, without a key.
+    pub metrics_with_api: bool,
     /// File of API key hashes; see [`crate::keys`].
     pub api_keys_file: Option<PathBuf>,
     /// Serve without keys on an address that others reach. The explicit flag of the bind rule.
@@ -205,6 +207,7 @@ impl Default for HttpConfig {
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: HTTP_PORT,
             admin_port: ADMIN_PORT,
+            metrics_with_api: false,
             api_keys_file: None,
             allow_open: false,
             body_limit_mb: BODY_LIMIT_MB,

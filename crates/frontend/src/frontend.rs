@@ -181,7 +181,11 @@ fn serve(app: &Arc<App>, api: Listener, admin: Option<Listener>, background: Tas
     let admin_address = admin.as_ref().map_or(address, Listener::address);
     let (stop_accepting, connections, listeners) = (CancellationToken::new(), Arc::new(Tasks::new()), Tasks::new());
     let limits = ServeLimits::of(&app.config);
-    let surface = if admin.is_some() { Surface::Api } else { Surface::Everything };
+    let surface = match (&admin, app.config.http.metrics_with_api) {
+        (None, _) => Surface::Everything,
+        (Some(_), true) => Surface::ApiAndMetrics,
+        (Some(_), false) => Surface::Api,
+    };
     for (listener, surface) in [(Some(api), surface), (admin, Surface::Everything)] {
         let Some(listener) = listener else { continue };
         let routes = routes(app.clone(), surface);

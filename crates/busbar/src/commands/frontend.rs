@@ -45,6 +45,10 @@ fn for_a_pod(args: &[String]) -> Vec<String> {
     if !is_set("--http-host", "DYN_HTTP_HOST") {
         more.extend(["--http-host", "0.0.0.0"].map(str::to_owned));
     }
+    // Where Dynamo's scrape configurations look for them.
+    if !is_set("--metrics-with-api", "BUSBAR_METRICS_WITH_API") {
+        more.push("--metrics-with-api".to_owned());
+    }
     let keyed = is_set("--api-keys", "BUSBAR_API_KEYS");
     if !keyed && !is_set("--allow-open", "BUSBAR_ALLOW_OPEN") {
         logging::start();

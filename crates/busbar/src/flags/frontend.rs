@@ -31,6 +31,9 @@ pub(crate) struct FrontendFlags {
     /// Port on 127.0.0.1 of status page, metrics and debug routes when the API is bound elsewhere.
     #[arg(long, env = "BUSBAR_ADMIN_PORT", default_value_t = frontend::config::ADMIN_PORT)]
     admin_port: u16,
+    /// Serve /metrics at the API's address too, without a key. A manifest's frontend in a pod does, as Dynamo's do.
+    #[arg(long, env = "BUSBAR_METRICS_WITH_API", value_parser = BoolishValueParser::new())]
+    metrics_with_api: bool,
     /// File of API key hashes; make one with `busbar keys add`.
     #[arg(long, value_name = "FILE", env = "BUSBAR_API_KEYS")]
     api_keys: Option<PathBuf>,
@@ -240,6 +243,7 @@ impl FrontendFlags {
                 host: self.http_host,
                 port: self.http_port,
                 admin_port: self.admin_port,
+                metrics_with_api: self.metrics_with_api,
                 api_keys_file: self.api_keys,
                 allow_open: self.allow_open,
                 body_limit_mb: limits.http_body_limit_mb,

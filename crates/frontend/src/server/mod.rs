@@ -105,6 +105,8 @@ impl App {
 pub(crate) enum Surface {
     /// The API alone: an address that others reach.
     Api,
+    /// API and metrics: the address of a pod, which Prometheus scrapes where Dynamo's frontends have them.
+    ApiAndMetrics,
     /// API, status page and metrics: a loopback address.
     Everything,
 }
@@ -120,6 +122,7 @@ pub(crate) fn routes(app: Arc<App>, surface: Surface) -> Router {
         .route("/live", get(live));
     let all = match surface {
         Surface::Api => api,
+        Surface::ApiAndMetrics => api.route("/metrics", get(metrics)),
         Surface::Everything => api
             .route("/metrics", get(metrics))
             .route("/", get(status::shell))

@@ -134,6 +134,14 @@ async fn an_address_that_others_reach_needs_keys_or_the_explicit_word() {
         assert_eq!((get(api, path).await, get(admin, path).await), (404, 200), "{path}");
     }
     assert_eq!(get(api, "/v1/models").await, 200);
+    let scraped = config(|config| (config.http.allow_open, config.http.metrics_with_api) = (true, true));
+    let scraped = frontend::start(scraped, Discovery::memory()).await.unwrap();
+    let api = scraped.address().port();
+    assert_eq!(
+        (get(api, "/metrics").await, get(api, "/status/snapshot").await),
+        (200, 404),
+        "metrics alone, when asked"
+    );
 }
 
 #[tokio::test]
