@@ -95,14 +95,15 @@ fn check_histogram(name: &str, family: &Family) {
     }
 }
 
-/// Families that a frontend emits: all but those of a worker's system port.
+/// Families that a frontend emits: all but those of a worker's system port and of the operator.
 fn of_the_frontend() -> impl Iterator<Item = &'static MetricSpec> {
     METRICS.iter().filter(|spec| {
-        let of_a_worker = telemetry::component::ALL.contains(spec)
+        let of_another = telemetry::component::ALL.contains(spec)
+            || telemetry::operator::ALL.contains(spec)
             || spec.name.starts_with("dynamo_work_handler_")
             || spec.name.starts_with("busbar_engine_")
             || spec.name == telemetry::nats::EVENTS_DROPPED_TOTAL.name;
-        !of_a_worker
+        !of_another
     })
 }
 
