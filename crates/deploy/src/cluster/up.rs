@@ -42,6 +42,7 @@ pub async fn run(
     let mut changes = unless(stop, apply::namespaces(cluster, plan, tell)).await?;
     unless(stop, record::write(cluster, plan)).await?;
     changes += usize::from(release(cluster, helm, plan, tell, stop).await?);
+    unless(stop, apply::admission(cluster, plan, tell)).await?;
     changes += unless(stop, apply::graphs(cluster, plan, manner.force_conflicts, tell)).await?;
     unless(stop, wait::graphs(cluster, plan, manner.ready_timeout, tell)).await?;
     let answers = unless(stop, ask::ask_all(cluster, &plan.questions, tell)).await?;
