@@ -7,7 +7,7 @@
 
 mod machine;
 
-use machine::{CAP, Machine};
+use machine::{CAP, Machine, until};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -196,13 +196,13 @@ fn processes_that_an_engine_leaves_behind_are_reaped_while_it_runs() {
     let mut command = machine.busbar();
     command.args(["keep-engine", "sh", "-c", &line]).stdin(Stdio::piped()).process_group(0);
     let mut keeper = command.spawn().unwrap();
-    wait_until("the orphan has begun", || file.exists());
+    until("the orphan has begun", || file.exists().then_some(()));
     let orphan = std::fs::read_to_string(&file).unwrap().trim().to_owned();
     let status = || std::fs::read_to_string(format!("/proc/{orphan}/status")).unwrap_or_default();
     let parent = format!("PPid:\t{}\n", keeper.id());
-    wait_until("the keeper is the orphan's parent", || status().contains(&parent));
+    until("the keeper is the orphan's parent", || status().contains(&parent).then_some(()));
     assert!(Command::new("kill").arg(&orphan).status().unwrap().success());
-    wait_until("nothing of it is left, not even a zombie", || status().is_empty());
+    until("nothing of it is left, not even a zombie", || status().is_empty().then_some(()));
     assert!(keeper.try_wait().unwrap().is_none(), "the engine itself goes on");
     drop(keeper.stdin.take());
     keeper.wait().unwrap();
@@ -245,14 +245,6 @@ fn ended(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(!output.status.success());
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < CAP, "{what}: not within {CAP:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// A registry that knows one user and no repository.

@@ -5,6 +5,7 @@ mod generations;
 mod graphs;
 mod queue;
 mod report;
+mod told;
 
 pub use queue::run_all;
 

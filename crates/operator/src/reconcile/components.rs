@@ -1,6 +1,7 @@
 //! A component: its objects, its pods, its status.
 
-use super::{Context, READY_TIME_MIN, ReconcileError, STEADY_AGAIN, WAITING_AGAIN, chain, now, status_of, typed};
+use super::told::{fail, refuse, tell};
+use super::{Context, READY_TIME_MIN, ReconcileError, STEADY_AGAIN, WAITING_AGAIN, now, status_of, typed};
 use crate::kinds::{self, COMPONENT, DEPLOYMENT, Kind, PROGRESS_DEADLINE};
 use crate::status::component::{Facts, Held};
 use crate::status::{Around, Cause, Trouble, component as status, is_available, is_ready, of_pod};
@@ -195,44 +196,4 @@ async fn last_line(k8s_namespace: &str, pod: &Pod, context: &Context) -> Option<
     let line = text.lines().last()?.trim();
     let shown: String = line.chars().filter(|c| !c.is_control()).take(LOG_LINE_MAX).collect();
     (!shown.is_empty()).then_some(shown)
-}
-
-async fn refuse(
-    object: &DynamicObject,
-    context: &Context,
-    why: String,
-    before: Option<&DeploymentStatus>,
-) -> Result<Action, ReconcileError> {
-    let status = status::failed(why, before, object.metadata.generation, &now());
-    tell(object, context, &status, before).await?;
-    Ok(Action::await_change())
-}
-
-async fn fail(
-    object: &DynamicObject,
-    context: &Context,
-    error: WriteError,
-    before: Option<&DeploymentStatus>,
-) -> Result<Action, ReconcileError> {
-    let error = ReconcileError::Write(error);
-    if !error.is_expected() {
-        let status = status::failed(chain(&error), before, object.metadata.generation, &now());
-        tell(object, context, &status, before).await?;
-    }
-    Err(error)
-}
-
-async fn tell(
-    object: &DynamicObject,
-    context: &Context,
-    status: &DeploymentStatus,
-    before: Option<&DeploymentStatus>,
-) -> Result<(), ReconcileError> {
-    let value = serde_json::to_value(status).unwrap_or_default();
-    if context.writes.status(COMPONENT, object, &value).await? {
-        let earlier = before.and_then(|before| before.conditions.as_deref()).unwrap_or_default();
-        let now = status.conditions.as_deref().unwrap_or_default();
-        context.events.changed(object, COMPONENT, earlier, now).await;
-    }
-    Ok(())
 }

@@ -1,7 +1,8 @@
 //! A graph: its components, what belongs to it as a whole, the update of its workers, its status.
 
 use super::generations::{again, component_name, observed, request, workers};
-use super::{Context, ReconcileError, STEADY_AGAIN, chain, now, report, status_of, typed};
+use super::told::{fail, refuse, tell};
+use super::{Context, ReconcileError, STEADY_AGAIN, now, report, status_of, typed};
 use crate::apply::WriteError;
 use crate::kinds::{self, COMPONENT, GRAPH, Kind, PROGRESS_DEADLINE};
 use crate::restart::{Restarting, restart};
@@ -234,44 +235,4 @@ impl<'a> Work<'a> {
         }
         Ok(())
     }
-}
-
-async fn refuse(
-    object: &DynamicObject,
-    context: &Context,
-    why: String,
-    before: Option<&GraphStatus>,
-) -> Result<Action, ReconcileError> {
-    let status = status::failed(why, before, object.metadata.generation, &now());
-    tell(object, context, &status, before).await?;
-    Ok(Action::await_change())
-}
-
-async fn fail(
-    object: &DynamicObject,
-    context: &Context,
-    error: WriteError,
-    before: Option<&GraphStatus>,
-) -> Result<Action, ReconcileError> {
-    let error = ReconcileError::Write(error);
-    if !error.is_expected() {
-        let status = status::failed(chain(&error), before, object.metadata.generation, &now());
-        tell(object, context, &status, before).await?;
-    }
-    Err(error)
-}
-
-async fn tell(
-    object: &DynamicObject,
-    context: &Context,
-    status: &GraphStatus,
-    before: Option<&GraphStatus>,
-) -> Result<(), ReconcileError> {
-    let value = serde_json::to_value(status).unwrap_or_default();
-    if context.writes.status(GRAPH, object, &value).await? {
-        let earlier = before.and_then(|before| before.conditions.as_deref()).unwrap_or_default();
-        let now = status.conditions.as_deref().unwrap_or_default();
-        context.events.changed(object, GRAPH, earlier, now).await;
-    }
-    Ok(())
 }
